@@ -1,0 +1,137 @@
+"""Owns the S3 client's life, and turns a finished job into a presigned URL."""
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from genstatus_server.errors import ServiceUnavailable, StartupError
+from genstatus_server.jobs import Job
+from genstatus_server.signing import UrlSigner
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
+#: Seconds that a signature may take. It is pure computation, unless credentials are being fetched.
+SIGNING_SECONDS: Final = 2.5
+
+_REMEMBERED_URLS: Final = 10_000
+_DEFAULT_REGION: Final = "us-east-1"
+
+
+class Presigner:
+    """Makes presigned URLs that live `url_ttl` seconds, of files in `bucket` where their job names no other."""
+
+    def __init__(
+        self,
+        session: AioSession,
+        client: "S3Client",
+        *,
+        bucket: str | None,
+        url_ttl: int,
+        time_signature: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._session = session
+        self._signer = UrlSigner(session, client, url_ttl)
+        self._bucket = bucket
+        self._url_ttl = url_ttl
+        self._time_signature = time_signature
+        self._urls: dict[Job, tuple[float, str]] = {}
+
+    async def presigned_url(self, job: Job) -> str:
+        """A URL of the file of `job`, which is finished, that still has at least half of its life.
+
+        Raises `ServiceUnavailable`.
+        """
+        signed_at, url = self._urls.get(job, (float("-inf"), ""))
+        # The wall clock, because it is what S3 goes by; a clock that was set back makes a URL of the future.
+        if not 0 <= time.time() - signed_at < self._url_ttl / 2:
+            signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
+            with self._time_signature():
+                url = await self._sign(job)
+            self._urls.pop(job, None)  # So that they stand in the order in which they were signed.
+            self._urls[job] = signed_at, url
+            if len(self._urls) > _REMEMBERED_URLS:
+                del self._urls[next(iter(self._urls))]
+        return url
+
+    async def has_credentials(self) -> bool:
+        """Whether there are credentials to sign with."""
+        try:
+            async with asyncio.timeout(SIGNING_SECONDS):
+                credentials = await self._session.get_credentials()
+                return credentials is not None and bool((await credentials.get_frozen_credentials()).access_key)
+        except (BotoCoreError, ClientError, TimeoutError):
+            return False
+
+    async def _sign(self, job: Job) -> str:
+        bucket, key = job.bucket or self._bucket, job.key
+        if not bucket or not key:
+            raise ServiceUnavailable from ValueError("s3_bucket is not configured, and the job names no bucket")
+        try:
+            async with asyncio.timeout(SIGNING_SECONDS):
+                return await self._signer.sign(bucket, key, content_disposition(key))
+        except (BotoCoreError, ClientError, TimeoutError) as cause:
+            raise ServiceUnavailable from cause
+
+
+def content_disposition(key: str) -> str:
+    """The header that has a browser save the file under its own name, the last part of `key` (RFC 6266)."""
+    name = "".join(character for character in key.rstrip("/").rsplit("/", 1)[-1] if character.isprintable())
+    if not name:
+        return "attachment"
+    # Browsers do not agree on a backslash and on a percent sign between the quotes.
+    plain = re.sub(r"""[^ -~]|["\\%?]""", "_", name)
+    header = f'attachment; filename="{plain}"'
+    return header if plain == name else f"{header}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+@asynccontextmanager
+async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
+    *,
+    bucket: str | None,
+    region: str | None,
+    endpoint_url: str | None,
+    url_ttl: int,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+    time_signature: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> AsyncIterator[Presigner]:
+    """The signer, with the one S3 client of the process. Without keys, credentials come from the AWS chain.
+
+    A signature is made within the block of `time_signature()`. Raises `StartupError` where the AWS configuration
+    cannot be used. Making the client reads botocore's data from disk, for about a quarter of a second: do it before
+    serving.
+    """
+    session = get_session()
+    if access_key and secret_key:
+        session.set_credentials(access_key, secret_key)
+    config = AioConfig(
+        # Named, because the default is Signature V2 in many regions and for custom endpoints.
+        signature_version="s3v4",
+        # A custom endpoint has no name per bucket; on AWS the path style is on its way out.
+        s3={"addressing_style": "path" if endpoint_url else "virtual"},
+        connect_timeout=SIGNING_SECONDS,
+        read_timeout=SIGNING_SECONDS,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(
+                session.create_client(
+                    "s3",
+                    region_name=region or session.get_config_variable("region") or _DEFAULT_REGION,
+                    endpoint_url=endpoint_url,
+                    config=config,
+                )
+            )
+        except (BotoCoreError, ValueError) as error:  # A profile that is not there, a region that is none.
+            raise StartupError(f"AWS configuration: {error}") from error
+        yield Presigner(session, client, bucket=bucket, url_ttl=url_ttl, time_signature=time_signature)

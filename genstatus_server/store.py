@@ -1,0 +1,187 @@
+"""Reads documents, and remembers them while the change stream proves that they have not changed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, cast
+
+from bson.errors import BSONError
+from pymongo.errors import PyMongoError
+
+from genstatus_server import mongodb
+from genstatus_server.documents import LoginSession, Submission, User
+from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.grouped import GroupedReads
+from genstatus_server.jobs import NO_JOB, Job, whole_number
+from genstatus_server.metrics import Metrics
+from genstatus_server.queries import (
+    FIELDS,
+    JOBS,
+    SESSIONS,
+    SUBMISSIONS,
+    USERS,
+    Document,
+    JobId,
+    Key,
+    by_id,
+    job_id_of,
+    parse,
+    parse_job,
+    query_for,
+)
+from genstatus_server.remembered import Remembered
+
+_DOCUMENT_CHANGES: Final = frozenset({"insert", "update", "replace", "delete"})
+
+
+class Store:
+    """The documents of one database.
+
+    `is_fresh` says whether the change stream proves what is remembered; `wake` is told the key of every document that
+    was found to differ from what was remembered. `size` bounds what is remembered of each collection; it must exceed
+    the number of holds, so that what is waited for stays remembered.
+    """
+
+    def __init__(
+        self,
+        database: mongodb.Database,
+        metrics: Metrics,
+        *,
+        size: int,
+        is_fresh: Callable[[], bool],
+        wake: Callable[[Key], None],
+    ) -> None:
+        self._database = database
+        self._metrics = metrics
+
+        self._reads: Final[GroupedReads[Key, Any]] = GroupedReads(self._read)
+
+        def remembered(collection: str, **options: Any) -> Remembered[Any, Any]:
+            return Remembered(
+                lambda key: self._reads.read((collection, key)),
+                size=size,
+                is_fresh=is_fresh,
+                on_difference=lambda key: wake((collection, key)),
+                **options,
+            )
+
+        self._wake = wake
+        self._memory: Final[Mapping[str, Remembered[Any, Any]]] = {
+            # A job is kept only where a later change of it can be told by its `_id`.
+            JOBS: remembered(
+                JOBS,
+                is_kept=lambda job: job is NO_JOB or job.job_id is not None,
+                document_id=lambda job: job.job_id,
+            ),
+            SUBMISSIONS: remembered(SUBMISSIONS),
+            USERS: remembered(USERS),
+            # Absent sessions are not kept: anybody can make up any number of them.
+            SESSIONS: remembered(SESSIONS, is_kept=lambda session: session is not None),
+        }
+
+    async def login_session(self, token_hash: str, *, anew: bool = False) -> LoginSession | None:
+        """The login session of the token whose SHA-256 is `token_hash`, in lower-case hex."""
+        return cast("LoginSession | None", await self._memory[SESSIONS].get(token_hash, anew=anew))
+
+    async def user(self, user_id: int, *, anew: bool = False) -> User | None:
+        """The user with this id."""
+        return cast("User | None", await self._memory[USERS].get(user_id, anew=anew))
+
+    async def submission(self, submission_id: int, *, anew: bool = False) -> Submission | None:
+        """The submission with this id."""
+        return cast("Submission | None", await self._memory[SUBMISSIONS].get(submission_id, anew=anew))
+
+    async def job(self, job_id: JobId, *, anew: bool = False) -> Job:
+        """The job that generates a file type of a submission; `NO_JOB` where there is none."""
+        return cast("Job", await self._memory[JOBS].get(job_id, anew=anew))
+
+    def remembered_jobs(self, keys: Iterable[Key]) -> list[Job]:
+        """The jobs among `keys` as they were last read, where that is remembered."""
+        known = (self._memory[JOBS].peek(job_id) for collection, job_id in keys if collection == JOBS)
+        return [job for job in known if job is not None]
+
+    def hits_and_misses(self) -> Iterable[tuple[str, int, int]]:
+        """Of each collection: how often a document was remembered when it was wanted, and how often not."""
+        for collection, memory in self._memory.items():
+            yield collection, memory.hits, memory.misses
+
+    def forget(self, change: Mapping[str, Any]) -> Iterable[Key] | None:
+        """Drop what `change` makes outdated. The keys that it concerns; None where it may concern all.
+
+        A job that was remembered is known again by what the change brought, which saves a read.
+        """
+        if change["operationType"] not in _DOCUMENT_CHANGES:
+            self.forget_all()
+            return None
+        keys = tuple(self._keys_of(change))
+        for collection, key in keys:
+            known = self._memory[collection].drop(key)
+            if collection == JOBS and known is not None:
+                self._learn(key, known, change.get("fullDocument"))
+        return keys
+
+    def forget_all(self) -> None:
+        """Drop everything: changes may have been missed."""
+        for memory in self._memory.values():
+            memory.drop_all()
+
+    async def read_again(self, keys: Iterable[Key]) -> None:
+        """Read what `keys` stand for, in one query, and wake those whose document differs.
+
+        Raises `ServiceUnavailable`.
+        """
+        for (collection, key), value in (await self._read(tuple(keys))).items():
+            memory = self._memory[collection]
+            if not memory.knows(key):
+                self._wake((collection, key))  # Its hold may have read anything.
+            memory.put(key, value)
+
+    async def close(self) -> None:
+        """End the reads under way."""
+        await self._reads.close()
+        for memory in self._memory.values():
+            await memory.close()
+
+    def _keys_of(self, change: Mapping[str, Any]) -> Iterable[Key]:
+        collection, document_id = change["ns"]["coll"], change["documentKey"]["_id"]
+        if collection != JOBS:
+            # Only a text or a whole number is ever asked for; of the rest, some cannot even be hashed.
+            key = document_id if type(document_id) is str else whole_number(document_id)
+            return [] if key is None else [(collection, key)]
+        # A job is known by its submission and file type: those it has now, and those it had when it was read.
+        keys = {job_id_of(change.get("fullDocument")), self._memory[JOBS].key_of(whole_number(document_id))} - {None}
+        # Some job was deleted, and the one that is being read just now may be it.
+        return [(JOBS, key) for key in keys or self._memory[JOBS].keys_in_flight()]
+
+    def _learn(self, key: JobId, known: Job, document: Mapping[str, Any] | None) -> None:
+        # Only of the very document that was read: where the unique index is missing, there may be two.
+        if job_id_of(document) == key and document and whole_number(document.get("_id")) == known.job_id:
+            self._memory[JOBS].put(key, parse_job(key, document))
+
+    async def _read(self, keys: Sequence[Key]) -> Mapping[Key, Any]:
+        """What the documents of `keys` say, in one query. Raises `ServiceUnavailable`."""
+        wanted: dict[str, list[Any]] = {}
+        for collection, key in keys:
+            wanted.setdefault(collection, []).append(key)
+        if not wanted:
+            return {}
+        for collection in wanted:
+            self._metrics.mongodb_reads.labels(collection).inc()
+        queries = {collection: (query_for(collection, ids), FIELDS[collection]) for collection, ids in wanted.items()}
+        try:
+            documents = await mongodb.find(self._database, queries)
+        except (PyMongoError, BSONError) as cause:
+            raise ServiceUnavailable from cause
+        found = {collection: by_id(collection, documents[collection]) for collection in wanted}
+        return await self._parse(keys, found)
+
+    async def _parse(self, keys: Sequence[Key], found: Mapping[str, Mapping[Any, Document]]) -> Mapping[Key, Any]:
+        parsed: dict[Key, Any] = {}
+        for collection, key in keys:
+            document = found[collection].get(key)
+            if document is None and None in found[collection]:
+                # A job that does not say whose it is: each key by itself finds out.
+                if len(keys) > 1:
+                    parsed |= await self._read([(collection, key)])
+                    continue
+                document = found[collection][None]
+            parsed[collection, key] = parse(collection, key, document)
+        return parsed
