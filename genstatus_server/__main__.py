@@ -1,0 +1,5 @@
+"""`python -m genstatus_server`."""
+
+from genstatus_server.cli import main
+
+main()

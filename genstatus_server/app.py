@@ -1,0 +1,161 @@
+"""Composition root: opens every resource in one stack, serves until told to stop, and closes in reverse.
+
+The order of a shutdown: not ready, stop accepting, answer the holds, let the answers out, then close the watcher, S3
+and MongoDB.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from socket import socket
+from typing import Any, Final
+
+from pymongo.errors import PyMongoError
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from genstatus_server import log, mongodb, systemd
+from genstatus_server.channel import Channel
+from genstatus_server.database import find_missing
+from genstatus_server.gauges import set_gauges
+from genstatus_server.handlers.base import NotFoundHandler, log_request
+from genstatus_server.handlers.generation_status import GenerationStatusHandler
+from genstatus_server.handlers.generation_statuses import GenerationStatusesHandler
+from genstatus_server.handlers.operations import LivezHandler, MetricsHandler, ReadyzHandler
+from genstatus_server.handlers.pages import OpenApiHandler, static_routes
+from genstatus_server.metrics import Metrics
+from genstatus_server.presign import open_presigner
+from genstatus_server.services import Services
+from genstatus_server.settings import Settings
+from genstatus_server.store import Store
+from genstatus_server.waiters import JobWaiters
+from genstatus_server.watcher import JobWatcher
+
+#: Documents that are remembered of each collection, at the least; see `Store` for why it depends on `max_waits`.
+_REMEMBERED: Final = 10_000
+#: Bytes of the request line and headers together, and of a body, which no route reads.
+_MAX_HEADER_SIZE: Final = 64 * 1024
+_MAX_BODY_SIZE: Final = 16 * 1024
+#: Seconds after which a connection is closed on which nothing is asked, or only half a request arrives.
+_IDLE_CONNECTION_SECONDS: Final = 120
+_BODY_SECONDS: Final = 10
+
+
+def make_application(services: Services) -> Application:
+    """The routes."""
+    arguments = {"services": services}
+    return Application(
+        [
+            (r"/v1/check_generation_status/?", GenerationStatusHandler, arguments),
+            (r"/v1/generation_statuses/?", GenerationStatusesHandler, arguments),
+            (r"/livez", LivezHandler, arguments),
+            (r"/readyz", ReadyzHandler, arguments),
+            (r"/metrics", MetricsHandler, arguments),
+            (r"/openapi\.json", OpenApiHandler, arguments),
+            *static_routes(arguments),
+        ],
+        default_handler_class=NotFoundHandler,
+        default_handler_args=arguments,
+        log_function=log_request,
+        services=services,
+    )
+
+
+async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: tuple[str, str] | None) -> Services:
+    """Everything that the handlers work with, following changes already; `stack` closes it."""
+    uri, name = settings.mongodb_uri or "", settings.mongodb_database
+    access_key, secret_key = s3_keys or (None, None)
+    metrics, waiters = Metrics(), JobWaiters()
+    database = await stack.enter_async_context(mongodb.open_database(uri, name))
+    # The watcher has a client of its own: what slows reads down must not slow it down, and the other way round.
+    stream_database = await stack.enter_async_context(mongodb.open_database(uri, name, streaming=True))
+    presigner = await stack.enter_async_context(
+        open_presigner(
+            bucket=settings.s3_bucket,
+            region=settings.s3_region,
+            endpoint_url=settings.s3_endpoint_url,
+            url_ttl=settings.url_ttl,
+            access_key=access_key,
+            secret_key=secret_key,
+            time_signature=metrics.presign_seconds.time,
+        )
+    )
+    store = Store(
+        database,
+        metrics,
+        size=max(_REMEMBERED, 2 * settings.max_waits),
+        is_fresh=lambda: watcher.is_fresh(),  # noqa: PLW0108 - the watcher is made below: it needs the store.
+        wake=waiters.wake,
+    )
+    stack.push_async_callback(store.close)
+    set_gauges(metrics, waiters, store)
+    watcher = JobWatcher(stream_database, store, waiters, metrics)
+    following = asyncio.create_task(watcher.follow(), name="watcher")
+    stack.push_async_callback(_cancel, following)
+    checking = asyncio.create_task(_say_what_is_missing(watcher, database), name="database check")
+    stack.push_async_callback(_cancel, checking)
+    return Services(settings, metrics, database, store, waiters, watcher, presigner)
+
+
+async def serve(
+    settings: Settings,
+    sockets: Sequence[socket],
+    shutdown: asyncio.Event,
+    *,
+    s3_keys: tuple[str, str] | None = None,
+    parent: Channel | None = None,
+) -> None:
+    """Serve on `sockets` until `shutdown` is set, then answer what is held and return within `drain_timeout`.
+
+    `parent` is the process that runs this one beside others: it puts their metrics together.
+    """
+    async with AsyncExitStack() as stack:
+        services = await open_services(stack, settings, s3_keys=s3_keys)
+        services.share_metrics(parent)
+        server = HTTPServer(
+            make_application(services),
+            max_header_size=_MAX_HEADER_SIZE,
+            max_body_size=_MAX_BODY_SIZE,
+            idle_connection_timeout=_IDLE_CONNECTION_SECONDS,
+            body_timeout=_BODY_SECONDS,
+        )
+        server.add_sockets(sockets)
+        for each in sockets:
+            host, port = each.getsockname()[:2]
+            log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)
+        systemd.notify("READY=1")
+        await shutdown.wait()
+        systemd.notify("STOPPING=1")
+        await _drain(server, services)
+    log.info("stopped")
+
+
+async def _drain(server: HTTPServer, services: Services) -> None:
+    log.info("draining", held=len(services.waiters))
+    services.draining = True
+    server.stop()
+    services.waiters.close()
+    try:
+        async with asyncio.timeout(services.settings.drain_timeout):
+            await services.in_flight.wait_empty()
+    except TimeoutError:
+        log.warning("drain_timeout", hint="some clients did not take their answer in time")
+    await server.close_all_connections()
+
+
+async def _say_what_is_missing(watcher: JobWatcher, database: mongodb.Database) -> None:
+    await watcher.reached.wait()
+    try:
+        missing = await find_missing(database)
+    except PyMongoError as error:
+        log.warning("database_not_checked", cause=log.cause(error))
+        return
+    if missing:
+        log.warning("database_incomplete", missing=missing, hint="python -m genstatus_server init-db makes it")
+
+
+async def _cancel(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,133 @@
+"""The commands. Exit status: 0 done, 1 cannot start, 2 bad usage or settings."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from typing import Any, Final, TypeVar
+
+import click
+from tornado.netutil import bind_sockets
+
+from genstatus_server import __version__, log
+from genstatus_server.database import initialize
+from genstatus_server.demo.run import run_demo
+from genstatus_server.errors import StartupError
+from genstatus_server.processes import inherited_sockets
+from genstatus_server.running import run_server
+from genstatus_server.settings import OPTIONS, BadSettings, Settings, load_settings
+from genstatus_server.wait.command import wait
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_BACKLOG: Final = 4096
+#: The commands of `admin`, and the modules that they are in.
+_ADMIN: Final = {
+    "init-roles": "roles",
+    "job": "jobs",
+    "session": "sessions",
+    "submission": "submissions",
+    "user": "users",
+}
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        commands(prog_name="genstatus")
+    except BadSettings as error:
+        for line in error.lines:
+            click.echo(f"genstatus: {line}", err=True)
+        sys.exit(2)
+    except StartupError as error:
+        click.echo(f"genstatus: {error}", err=True)
+        sys.exit(1)
+
+
+def with_settings(command: F) -> F:
+    """Give `command` the flags of every option, and `--config`."""
+    for option in reversed(OPTIONS):
+        shown = "" if option.default in (None, ()) else f" [default: {option.default}]"
+        command = click.option(option.flag, option.name, metavar="VALUE", help=f"{option.help}{shown}")(command)
+    config = click.option("--config", metavar="FILE", help="TOML file with options; flags and the environment win.")
+    return config(command)
+
+
+def settings_of(config: str | None, flags: dict[str, str | None]) -> Settings:
+    """The settings that flags, environment, file and defaults make together. Raises `BadSettings`."""
+    return load_settings(flags, os.environ, config)
+
+
+class _Commands(click.Group):
+    """Loads the commands of `admin` only when one of them is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ADMIN])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ADMIN:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"genstatus_server.admin.{_ADMIN[cmd_name]}")
+        found: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def commands() -> None:
+    """Tells when generated files are there, and where."""
+
+
+@commands.command()
+@with_settings
+def serve(config: str | None, **flags: str | None) -> None:
+    """Run the server. Each option can also be set in the environment: --url-ttl as GENSTATUS_URL_TTL."""
+    settings = settings_of(config, flags)
+    _set_up_log(settings)
+    run(run_server(settings, listen(settings)))
+
+
+@commands.command()
+@with_settings
+def demo(config: str | None, **flags: str | None) -> None:
+    """Run the server on an embedded MongoDB and S3, with sample data and a worker that keeps finishing a job."""
+    settings = settings_of(config, flags)
+    _set_up_log(settings)
+    run(run_demo(settings, listen(settings)))
+
+
+commands.add_command(wait)
+
+
+@commands.command("init-db")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@with_settings
+def init_db(config: str | None, *, dry_run: bool, **flags: str | None) -> None:
+    """Make the collections with their validators, and the indexes. Safe to repeat."""
+    settings = settings_of(config, flags)
+    if settings.mongodb_uri is None:
+        raise BadSettings(["mongodb_uri: init-db needs to be told which MongoDB, by --mongodb-uri"])
+    lines = list(initialize(settings.mongodb_uri, settings.mongodb_database, dry_run=dry_run))
+    for line in lines or [f"{settings.mongodb_database}: nothing to do"]:
+        click.echo(line)
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """The bound sockets, or those that the parent process has bound. Raises `StartupError`."""
+    try:
+        return inherited_sockets() or bind_sockets(settings.port, settings.address, backlog=_BACKLOG)
+    except OSError as error:
+        where = f"port {settings.port} of {settings.address}"
+        raise StartupError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` to its end, or until a second signal."""
+    asyncio.run(main)
+
+
+def _set_up_log(settings: Settings) -> None:
+    chosen = settings.log_format
+    log.set_up(("human" if sys.stderr.isatty() else "json") if chosen == "auto" else chosen)

@@ -1,0 +1,1 @@
+"""Turns HTTP into one call and back."""

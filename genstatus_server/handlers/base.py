@@ -1,0 +1,155 @@
+"""What all answers have in common: headers, CORS, errors, and one record a request."""
+
+import asyncio
+import json
+import random
+import re
+from http import HTTPStatus
+from http.client import responses
+from typing import Any, Final
+
+from tornado.web import HTTPError, RequestHandler
+
+from genstatus_server import log, retry
+from genstatus_server.errors import ServiceError, ServiceUnavailable
+from genstatus_server.services import Services
+
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_EXPOSED_HEADERS: Final = "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag"
+_ALLOWED_HEADERS: Final = "X-Session-ID, Prefer, X-Request-ID, If-None-Match"
+_PREFLIGHT_SECONDS: Final = "7200"
+
+#: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
+CLIENT_GONE: Final = 499
+
+
+class BaseHandler(RequestHandler):
+    """A handler that answers in JSON. A subclass has `get` and, where its path takes them, other methods."""
+
+    services: Services
+    allowed_methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
+
+    def initialize(self, services: Services) -> None:
+        self.services = services
+        self.arrived = asyncio.get_running_loop().time()
+        self.log_fields: dict[str, object] = {}
+        services.in_flight.begin()
+
+    def set_default_headers(self) -> None:
+        """Headers of every answer. Tornado calls this again before it writes an error."""
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("X-Request-ID", self.request_id)
+        services: Services = self._services_of_application()
+        if services.draining:
+            self.set_header("Connection", "close")
+        if services.settings.cors_origins:
+            self._set_cors_headers()
+
+    async def get(self) -> None:
+        """Answer."""
+        raise NotImplementedError
+
+    async def head(self) -> None:
+        """Answer like `get`; Tornado leaves the body out."""
+        await self.get()
+
+    async def options(self) -> None:
+        """Answer a preflight, or say what is allowed."""
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.clear_header("Content-Type")
+        self.set_header("Allow", ", ".join(self.allowed_methods))
+        if self._is_configured_origin():
+            self.set_header("Access-Control-Allow-Methods", ", ".join(self.allowed_methods))
+            self.set_header("Access-Control-Allow-Headers", _ALLOWED_HEADERS)
+            self.set_header("Access-Control-Max-Age", _PREFLIGHT_SECONDS)
+
+    def write_json(self, body: object) -> None:
+        """The body of the answer."""
+        self.write(json.dumps(body).encode())
+
+    def compute_etag(self) -> None:
+        """No ETag: an answer is never stored, and a 304 would be an error for existing clients."""
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """The one place where an error becomes an answer."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, ServiceUnavailable):
+            self.set_header("Retry-After", retry.unavailable())
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self.allowed_methods))
+        body = error.body() if isinstance(error, ServiceError) else {"message": responses.get(status_code, "Error")}
+        self.finish(json.dumps(body).encode())
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answer with an error; a `ServiceError` brings its own status."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        super().send_error(error.http_status if isinstance(error, ServiceError) else status_code, **kwargs)
+
+    def log_exception(self, *exc_info: Any) -> None:
+        """Keep the cause for the request's record; only a defect of ours is written with its traceback."""
+        error = exc_info[1]
+        if isinstance(error, ServiceUnavailable):
+            self.log_fields["cause"] = log.cause(error)
+        elif not isinstance(error, ServiceError | HTTPError):
+            log.exception("request_defect", request_id=self.request_id, path=self.request.path)
+
+    def finish(self, chunk: Any = None) -> Any:
+        """Finish the answer; it counts as in flight until it was handed to the system."""
+        future = super().finish(chunk)
+        future.add_done_callback(self.services.in_flight.end)
+        return future
+
+    def _services_of_application(self) -> Services:
+        # Tornado sets the default headers before it initializes the handler.
+        services: Services = self.application.settings["services"]
+        return services
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id of the request where it sent a sane one, else a new one."""
+        known: str | None = getattr(self, "_known_request_id", None)
+        if known is None:
+            sent = self.request.headers.get("X-Request-ID", "")
+            is_sane = _SANE_REQUEST_ID.fullmatch(sent)
+            known = self._known_request_id = sent if is_sane else f"{random.getrandbits(128):032x}"
+        return known
+
+    def _is_configured_origin(self) -> bool:
+        return self.request.headers.get("Origin") in self._services_of_application().settings.cors_origins
+
+    def _set_cors_headers(self) -> None:
+        self.set_header("Vary", "Origin")
+        if self._is_configured_origin():
+            self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
+            self.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
+
+
+class NotFoundHandler(BaseHandler):
+    """Every path that is not there."""
+
+    def prepare(self) -> None:
+        raise HTTPError(HTTPStatus.NOT_FOUND)
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Count the request, and write its one record."""
+    if not isinstance(handler, BaseHandler):
+        return
+    status = handler.get_status()
+    handler.services.metrics.requests_of(status).inc()
+    has_failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if not (has_failed or handler.services.settings.access_log):
+        return
+    record = log.warning if has_failed else log.info
+    record(
+        "request",
+        method=handler.request.method,
+        path=handler.request.path,
+        status=status,
+        duration_ms=round(1000 * handler.request.request_time(), 2),
+        request_id=handler.request_id,
+        **handler.log_fields,
+    )

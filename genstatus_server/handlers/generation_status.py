@@ -1,0 +1,21 @@
+"""`GET /v1/check_generation_status/`: the status of one file's generation, at once or when it is settled."""
+
+from collections.abc import Sequence
+
+from genstatus_server.handlers.held import HeldHandler, Query
+from genstatus_server.handlers.look import Asked, IsSettled
+from genstatus_server.jobs import Job
+from genstatus_server.schemas import StatusRequest, encode_answer, load_request
+
+
+class GenerationStatusHandler(HeldHandler):
+    """One request for one file."""
+
+    def understand(self, query: Query, prefer: Sequence[str]) -> StatusRequest:
+        return load_request(query, prefer)
+
+    def settles(self, asked: Asked) -> IsSettled:  # noqa: ARG002 - one file is settled by itself, whoever asks.
+        return lambda jobs: jobs[0].is_settled
+
+    def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
+        return encode_answer(jobs[0], asked.file_type, urls[0])

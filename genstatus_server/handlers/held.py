@@ -1,0 +1,135 @@
+"""A request that may be held: what the routes of one file and of several have in common."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from genstatus_server import retry
+from genstatus_server.access import Login, log_in
+from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.handlers.base import CLIENT_GONE, BaseHandler
+from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker
+from genstatus_server.jobs import GenerationStatus, Job
+from genstatus_server.long_poll import LAST_LOOK_SECONDS, WaitResult, deadline_of, hold
+from genstatus_server.queries import SESSIONS
+from genstatus_server.schemas import asks_to_wait
+from genstatus_server.waiters import Waiter
+
+Query = Mapping[str, Sequence[bytes]]
+
+_RETRY_AFTER: Final = {
+    None: lambda: retry.POLL,
+    WaitResult.SETTLED: lambda: retry.DEADLINE,
+    WaitResult.DEADLINE: lambda: retry.DEADLINE,
+    WaitResult.DRAINING: retry.draining,
+    WaitResult.SHED: retry.shed,
+}
+
+
+class HeldHandler(BaseHandler):
+    """Answers at once, or holds. A subclass says what is asked, what settles it, and what the answer is."""
+
+    _waiter: Waiter | None = None
+    _is_client_gone = False
+    _is_wait = False
+
+    def understand(self, query: Query, prefer: Sequence[str]) -> Asked:
+        """What is asked. Raises `InvalidRequest`."""
+        raise NotImplementedError
+
+    def settles(self, asked: Asked) -> IsSettled:
+        """What ends the wait."""
+        raise NotImplementedError
+
+    def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
+        """The body of the answer; each job has its URL, None where it is not finished."""
+        raise NotImplementedError
+
+    async def get(self) -> None:
+        try:
+            await self._get()
+        except TimeoutError as cause:
+            raise ServiceUnavailable from cause
+
+    def on_connection_close(self) -> None:
+        """The client went away: its hold is freed at once, or ends as soon as it begins."""
+        self._is_client_gone = True
+        if self._waiter is not None:
+            self._waiter.leave()
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        if self._is_wait:
+            self.set_header("X-Wait-Result", WaitResult.ERROR)
+
+    async def _get(self) -> None:
+        query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
+        self._is_wait = asks_to_wait(query, prefer)
+        jobs = None
+        async with asyncio.timeout(LOOK_SECONDS):
+            login = await log_in(self.services.store, self.request.headers.get("X-Session-ID", ""))
+            self.log_fields["user_id"] = login.user.user_id
+            asked = self.understand(query, prefer)
+            self.log_fields["submission_id"], self.log_fields["file_type"] = asked.submission_id, asked.file_type
+            look = Looker(self.services.store, login, asked, self.settles(asked))
+            if not asked.wait:
+                jobs = await look.once()
+        if jobs is None:
+            await self._wait(login, asked, look)
+        else:
+            await self._answer(asked, jobs, None)
+
+    async def _wait(self, login: Login, asked: Asked, look: Looker) -> None:
+        settings = self.services.settings
+        seconds = min(asked.timeout or settings.wait_default, settings.wait_max)
+        if asked.preferred_wait:
+            self.set_header("Preference-Applied", f"wait={seconds:g}")
+        if self._has_room(login):
+            await self._hold(asked, look, seconds)
+            return
+        seen = await look()
+        if not seen.is_settled:
+            self.services.metrics.shed.inc()
+        await self._answer(asked, seen.jobs, WaitResult.SETTLED if seen.is_settled else WaitResult.SHED)
+
+    def _has_room(self, login: Login) -> bool:
+        waiters, settings = self.services.waiters, self.services.settings
+        held_of_session = waiters.count((SESSIONS, login.token_hash))
+        return len(waiters) < settings.max_waits and held_of_session < settings.max_waits_per_session
+
+    async def _hold(self, asked: Asked, look: Looker, seconds: float) -> None:
+        result = WaitResult.ERROR
+        metrics = self.services.metrics
+        with self.services.waiters.waiting_for(*look.keys()) as self._waiter:
+            if self._is_client_gone:
+                self._waiter.leave()
+            look.seconds = min(LOOK_SECONDS, seconds + LAST_LOOK_SECONDS)
+            try:
+                seen, result = await hold(look, self._waiter, deadline_of(self.arrived, seconds))
+            finally:
+                held = asyncio.get_running_loop().time() - self._waiter.registered_at
+                metrics.hold_seconds.labels(result.value).observe(held)
+                self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
+        if result is WaitResult.GONE:
+            self.set_status(CLIENT_GONE)
+            return
+        await self._answer(asked, seen.jobs, result)
+        if result is WaitResult.SETTLED and self._waiter.woken_at is not None:
+            metrics.wake_seconds.observe(asyncio.get_running_loop().time() - self._waiter.woken_at)
+
+    async def _answer(self, asked: Asked, jobs: Sequence[Job], result: WaitResult | None) -> None:
+        urls = [await self._url_of(job) for job in jobs]
+        if result is not None:
+            self.set_header("X-Wait-Result", result)
+            self.log_fields["wait_result"] = result.value
+        self.log_fields["generation_status"] = ",".join(job.generation_status for job in jobs)
+        if not all(job.is_settled for job in jobs):
+            self.set_header("Retry-After", _RETRY_AFTER[result]())
+        if result is WaitResult.DRAINING:
+            self.set_header("Connection", "close")
+        self.write(self.encode(asked, jobs, urls))
+        await self.finish()
+
+    async def _url_of(self, job: Job) -> str | None:
+        is_finished = job.generation_status is GenerationStatus.FINISHED
+        return await self.services.presigner.presigned_url(job) if is_finished else None
