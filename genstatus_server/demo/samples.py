@@ -1,0 +1,156 @@
+"""The demo's users, logins, submissions and jobs, with a job in every state that there is.
+
+Safe to repeat: every document has a fixed id and is replaced. Logins are made anew for another 30 days.
+
+| submission | D1 | D2 | E | F |
+| --- | --- | --- | --- | --- |
+| 1 | kept moving by the worker | finished | finished | never requested: invalid |
+| 2 | waiting, for ever | running, for ever | upload waits | upload runs |
+| 3 | failed, with a message | invalid | upload failed | makes no sense: failed |
+| 4 | upload not begun | finished, an unusual name | no job: invalid | failed, without a message |
+
+All belong to the owner; 1, 2 and 3 are also of the reader's agency.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pymongo import MongoClient, WriteConcern
+from pymongo.database import Database
+
+from genstatus_server.demo.storage import Storage
+
+Document = dict[str, Any]
+
+#: The job that the worker keeps moving.
+DEMO_SUBMISSION_ID: Final = 1
+DEMO_FILE_TYPE: Final = "D1"
+DEMO_JOB_ID: Final = 11
+#: Waits for ever, for whoever wants to see a hold reach its deadline.
+STUCK_SUBMISSION_ID: Final = 2
+STUCK_FILE_TYPE: Final = "D1"
+
+#: The days that the D1 and D2 files cover.
+START: Final = datetime(2026, 7, 1, tzinfo=UTC)
+END: Final = datetime(2026, 9, 30, tzinfo=UTC)
+
+_LOGIN_LIFETIME: Final = timedelta(days=30)
+_UPDATED_AT: Final = datetime(2026, 11, 2, 9, 30, tzinfo=UTC)
+_FILE_TYPES: Final = ("D1", "D2", "E", "F")
+_DATED: Final = ("D1", "D2")
+
+_OWNER, _READER, _ADMIN, _STRANGER = 1, 2, 3, 4
+
+_FINISHED_KEYS: Final = {(1, "D2"): "1/D2.csv", (1, "E"): "1/E.csv", (4, "D2"): "4/année 2026 + annexes.csv"}
+
+#: What each job's document says beside what all have; a finished file's is made from its key.
+_STATES: Final[Mapping[tuple[int, str], Document]] = {
+    (DEMO_SUBMISSION_ID, DEMO_FILE_TYPE): {"status": "waiting"},
+    (1, "F"): {"status": "ready"},
+    (STUCK_SUBMISSION_ID, STUCK_FILE_TYPE): {"status": "waiting"},
+    (2, "D2"): {"status": "running"},
+    (2, "E"): {"status": "finished", "upload": {"status": "waiting"}},
+    (2, "F"): {"status": "finished", "upload": {"status": "running"}},
+    (3, "D1"): {"status": "failed", "message": "The award data for this agency could not be read"},
+    (3, "D2"): {"status": "invalid", "message": "The end date lies before the start date"},
+    (3, "E"): {"status": "finished", "upload": {"status": "failed"}, "message": "The file could not be stored"},
+    (3, "F"): {"status": "finished", "upload": {"status": "finished"}},
+    (4, "D1"): {"status": "finished"},
+    (4, "F"): {"status": "failed"},
+}
+
+
+@dataclass(frozen=True)
+class DemoTokens:
+    """The session tokens of the demo's users. No secrets: they open a demo on the loopback only."""
+
+    owner: str = "demo-owner"
+    reader: str = "demo-reader"
+    admin: str = "demo-admin"
+    stranger: str = "demo-stranger"
+
+
+def seed(mongodb_uri: str, database: str, storage: Storage) -> DemoTokens:
+    """Write all samples, acknowledged by a majority, and upload the files of those that are finished.
+
+    Raises PyMongoError, BotoCoreError or ClientError where MongoDB or S3 does not do its part.
+    """
+    tokens = DemoTokens()
+    with storage.opened() as files:
+        for (_, file_type), key in _FINISHED_KEYS.items():
+            files.upload(key, sample_csv(file_type))
+    with MongoClient[Document](mongodb_uri, tz_aware=True) as client:
+        sampled = client.get_database(database, write_concern=WriteConcern("majority"))
+        for name, documents in _documents(tokens).items():
+            _replace(sampled, name, documents)
+    return tokens
+
+
+def sample_csv(file_type: str) -> bytes:
+    """The content of a generated file."""
+    rows = (f"{file_type},{number:04},{number * 1250.5:.2f}" for number in range(1, 101))
+    return "\r\n".join(("file_type,award_id,obligated_amount", *rows, "")).encode()
+
+
+def _replace(database: Database[Document], name: str, documents: list[Document]) -> None:
+    for document in documents:
+        # Those that make no sense do so on purpose: the validator of `init-db` is asked to look away.
+        fileless = document.get("upload") == {"status": "finished"}
+        speechless = document.get("status") == "failed" and "message" not in document
+        database[name].replace_one(
+            {"_id": document["_id"]}, document, upsert=True, bypass_document_validation=fileless or speechless
+        )
+
+
+def _documents(tokens: DemoTokens) -> dict[str, list[Document]]:
+    return {
+        "users": list(_users()),
+        "submissions": list(_submissions()),
+        "jobs": list(_jobs()),
+        "sessions": list(_login_sessions(tokens)),
+    }
+
+
+def _users() -> Iterator[Document]:
+    defense: Document = {"cgac_code": "097", "permission": "reader"}
+    treasury: Document = {"cgac_code": "020", "permission": "submitter"}
+    yield {"_id": _OWNER, "email": "owner@example.gov", "website_admin": False, "affiliations": []}
+    yield {"_id": _READER, "email": "reader@example.gov", "website_admin": False, "affiliations": [defense]}
+    yield {"_id": _ADMIN, "email": "admin@example.gov", "website_admin": True, "affiliations": []}
+    yield {"_id": _STRANGER, "email": "stranger@example.gov", "website_admin": False, "affiliations": [treasury]}
+
+
+def _submissions() -> Iterator[Document]:
+    for submission_id in (1, 2, 3):
+        yield {"_id": submission_id, "user_id": _OWNER, "cgac_code": "097", "frec_code": None}
+    yield {"_id": 4, "user_id": _OWNER, "cgac_code": None, "frec_code": "1601"}
+
+
+def _login_sessions(tokens: DemoTokens) -> Iterator[Document]:
+    expires_at = datetime.now(UTC) + _LOGIN_LIFETIME
+    users = {tokens.owner: _OWNER, tokens.reader: _READER, tokens.admin: _ADMIN, tokens.stranger: _STRANGER}
+    for token, user_id in users.items():
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        yield {"_id": digest, "user_id": user_id, "expires_at": expires_at}
+
+
+def _jobs() -> Iterator[Document]:
+    finished = {
+        (submission_id, file_type): {
+            "status": "finished",
+            "upload": {"status": "finished", "key": key},
+            "size": len(sample_csv(file_type)),
+        }
+        for (submission_id, file_type), key in _FINISHED_KEYS.items()
+    }
+    for (submission_id, file_type), state in {**_STATES, **finished}.items():
+        job: Document = {
+            "_id": submission_id * 10 + _FILE_TYPES.index(file_type) + 1,
+            "submission_id": submission_id,
+            "file_type": file_type,
+            "updated_at": _UPDATED_AT,
+        }
+        yield job | ({"start": START, "end": END} if file_type in _DATED else {}) | state

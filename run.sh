@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# From a bare machine to a running server, or to a tested one. See usage below, or ./run.sh help.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Debian packages that are installed where they are missing and we are root; every one has its reason.
+server_packages=(
+    libcurl4 # the embedded mongod is linked with it
+)
+bench_packages=(
+    "${server_packages[@]}"
+    wrk                # puts load on what is measured
+    nginx              # carries nchan,
+    libnginx-mod-nchan # the bar for handing one message to many
+)
+test_packages=(
+    "${bench_packages[@]}"
+    nginx # the server is tested behind it, with conf/nginx.conf
+    nodejs # runs the JavaScript client against a bad network
+    chromium # shows the status page to its tests
+    fonts-dejavu-core # the letters on their screenshots
+)
+
+usage() {
+    cat <<'END'
+Usage:
+  ./run.sh              install what is needed, then run the server with sample data on an embedded
+                        MongoDB and S3, and print calls to try; Ctrl-C stops everything
+  ./run.sh test [ARG…]  install what the tests need, then run tox (with ARG…, such as: -e py311)
+  ./run.sh bench [ARG…] install what the measurements need, then measure the server beside the bare framework
+                        and its peers (under 5 minutes; --full: longer and more exact; --only polls: a part)
+  ./run.sh help         this text
+
+Environment:
+  PORT                  where the server listens on 127.0.0.1 (default 8888)
+  GENSTATUS_DATA_DIR    where the embedded MongoDB and S3 keep their data (default: .data in this folder)
+END
+}
+
+say() {
+    printf 'run.sh: %s\n' "$*" >&2
+}
+
+fail() {
+    say "$@"
+    exit 1
+}
+
+# Runs, and is new enough; a name on PATH alone says little (pyenv's shims are there for what is not).
+is_suitable() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in python3.13 python3.12 python3.11 python3; do
+        if is_suitable "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    fail 'no Python 3.11 or newer found: install one (Debian 12 and later: apt-get install python3 python3-venv)'
+}
+
+apt_updated=
+need_packages() {
+    local package missing=()
+    command -v dpkg-query >/dev/null || return 0
+    for package in "$@"; do
+        [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID)); then
+        say "not installed: ${missing[*]}; if something fails below: sudo apt-get install ${missing[*]}"
+        return 0
+    fi
+    say "installing ${missing[*]}"
+    if [[ -z $apt_updated ]]; then
+        apt-get -qq update
+        apt_updated=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends --yes "${missing[@]}" >/dev/null
+}
+
+# make_venv FOLDER: a virtual environment that runs, whatever was there before.
+make_venv() {
+    local python
+    if is_suitable "$1/bin/python"; then
+        [[ -f $1/installed-for ]] || "$1/bin/python" -m ensurepip >/dev/null
+        return
+    fi
+    python=$(find_python)
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        need_packages python3-venv
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            fail "$python cannot make virtual environments: install its venv module (Debian: apt-get install python3-venv)"
+    fi
+    "$python" -m venv --clear "$1"
+}
+
+# install_once VENV KEY ARG…: pip install ARG… unless that was done for the same KEY, in the same place.
+install_once() {
+    local venv=$1 stamp=$1/installed-for key
+    key=$(printf '%s\n' "$PWD" "$2" "${@:3}")
+    if [[ -f $stamp && $(<"$stamp") == "$key" ]]; then
+        return
+    fi
+    rm -f "$stamp"
+    say "installing into $venv (less than a minute as a rule): ${*:3}"
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check "${@:3}"
+    printf '%s\n' "$key" >"$stamp"
+}
+
+run_server() {
+    make_venv .venv
+    need_packages "${server_packages[@]}"
+    # Editable: the server that runs is the one that is being edited.
+    install_once .venv "$(<setup.py)" --editable '.[embedded]'
+    export GENSTATUS_PORT=${PORT:-${GENSTATUS_PORT:-8888}}
+    export GENSTATUS_DATA_DIR=${GENSTATUS_DATA_DIR:-$PWD/.data}
+    exec .venv/bin/python -m genstatus_server demo
+}
+
+# All of pyenv's suitable interpreters at once, where there is a pyenv: otherwise only its chosen one runs.
+show_pyenv_interpreters() {
+    local versions
+    command -v pyenv >/dev/null || return 0
+    versions=$(pyenv versions --bare | grep -E '^3\.1[123]\.[0-9]+$' | paste -sd :) || return 0
+    export PYENV_VERSION=$versions
+}
+
+# uv, which fills tox's environments, reads no pip configuration: hand it pip's index where one is set.
+show_pip_index() {
+    local index
+    index=${PIP_INDEX_URL:-$(.venv-tox/bin/python -m pip config get global.index-url 2>/dev/null || true)}
+    if [[ -n $index ]]; then
+        export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
+    fi
+}
+
+# Out of tox's output: who was skipped, and the last line of each environment's pytest under its name.
+closing_lines() {
+    awk '
+        /^  [a-z0-9_-]+: SKIP/ { print "SKIPPED, for want of its interpreter:" $0 }
+        /^[a-z0-9_-]+: commands\[/ { name = substr($0, 1, index($0, ":") - 1) }
+        /^=+ .* in [0-9.]+s.* =+$/ { if (!(name in last)) order[++count] = name; last[name] = $0 }
+        END { for (i = 1; i <= count; i++) print order[i] ":\n" last[order[i]] }
+    ' "$1"
+}
+
+run_tests() {
+    local log status=0 closing
+    show_pyenv_interpreters
+    make_venv .venv-tox
+    need_packages "${test_packages[@]}"
+    install_once .venv-tox 1 'tox>=4.40,<5' 'tox-uv>=1.20,<2'
+    show_pip_index
+    export UV_PYTHON_DOWNLOADS=never
+    # Trust what the machine trusts, as pip does.
+    export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+    log=$(mktemp)
+    # shellcheck disable=SC2064 # the name as it is now
+    trap "rm -f '$log'" EXIT
+    .venv-tox/bin/tox run "$@" 2>&1 </dev/null | tee "$log" || status=$?
+    closing=$(closing_lines "$log")
+    if [[ $closing != *=* ]]; then
+        printf '%s\n' "$closing"
+        say 'NO TEST RAN: no environment with pytest was asked for, or none found an interpreter (see above)'
+        (($#)) || return 1
+        return "$status"
+    fi
+    ((status == 0)) || say "tox FAILED with status $status (see its summary above); the tests closed with"
+    printf '%s\n' "$closing"
+    return "$status"
+}
+
+run_bench() {
+    make_venv .venv-bench
+    need_packages "${bench_packages[@]}"
+    install_once .venv-bench "$(cat setup.py benchmarks/requirements.txt)" \
+        --editable '.[embedded]' --requirement benchmarks/requirements.txt
+    exec .venv-bench/bin/python -m benchmarks "$@"
+}
+
+case ${1-} in
+'') run_server ;;
+test) run_tests "${@:2}" ;;
+bench) run_bench "${@:2}" ;;
+help | -h | --help) usage ;;
+*)
+    usage >&2
+    exit 2
+    ;;
+esac
