@@ -1,0 +1,44 @@
+"""`genstatus init-roles`: MongoDB roles that allow just what each part does. Run it as somebody who may make roles."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+from pymongo.database import Database
+
+from genstatus_server.admin.database import Document, with_database
+from genstatus_server.jobs_writer.changes import COUNTERS
+from genstatus_server.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
+
+_EVERY: Final = ""
+_READ_AND_WRITE: Final = ("find", "insert", "update")
+
+#: What each role may do on which collections of the database. A change stream needs `find` on all of it.
+ROLES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    "genstatus_serve": {_EVERY: ("changeStream", "find", "listCollections", "listIndexes")},
+    "genstatus_init": {_EVERY: ("collMod", "createCollection", "createIndex", "listCollections", "listIndexes")},
+    "genstatus_worker": {JOBS: (*_READ_AND_WRITE, "listIndexes"), COUNTERS: _READ_AND_WRITE},
+    "genstatus_admin": {
+        JOBS: ("find",),
+        SUBMISSIONS: _READ_AND_WRITE,
+        USERS: _READ_AND_WRITE,
+        SESSIONS: (*_READ_AND_WRITE, "remove"),
+    },
+}
+
+
+@click.command("init-roles")
+@with_database
+def init_roles(database: Database[Document]) -> None:
+    """Make genstatus_serve, genstatus_init, genstatus_worker and genstatus_admin, or bring them up to date."""
+    there = {each["role"] for each in database.command("rolesInfo", 1)["roles"]}
+    for role, privileges in ROLES.items():
+        granted = [_privilege(database.name, collection, actions) for collection, actions in privileges.items()]
+        database.command("updateRole" if role in there else "createRole", role, privileges=granted, roles=[])
+        for collection, actions in privileges.items():
+            where = f"{database.name}.{collection or '*'}"
+            click.echo(f"{role}: {', '.join(actions)} on {where}")
+
+
+def _privilege(database: str, collection: str, actions: Sequence[str]) -> dict[str, Any]:
+    return {"resource": {"db": database, "collection": collection}, "actions": list(actions)}
