@@ -1,0 +1,32 @@
+"""A client that waits for generated files and fetches them, blocking or for asyncio. Extra: `client`.
+
+    with GenerationClient("https://status.example.gov", session_token) as client:
+        generation = client.wait_for_generation(123, "D1", timeout=600)
+
+Needs neither the server nor what the server is made of.
+"""
+
+from genstatus_server.client.answers import Generation, Phase, Status, Update
+from genstatus_server.client.async_client import AsyncGenerationClient
+from genstatus_server.client.errors import (
+    DownloadFailed,
+    GenerationError,
+    GenerationRefused,
+    ServerUnavailable,
+    WaitTimedOut,
+)
+from genstatus_server.client.sync_client import GenerationClient
+
+__all__ = [
+    "AsyncGenerationClient",
+    "DownloadFailed",
+    "Generation",
+    "GenerationClient",
+    "GenerationError",
+    "GenerationRefused",
+    "Phase",
+    "ServerUnavailable",
+    "Status",
+    "Update",
+    "WaitTimedOut",
+]

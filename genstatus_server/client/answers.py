@@ -1,0 +1,82 @@
+"""What a client tells its caller: an answer of the server, and how the waiting goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """The status of a generation. Any but `waiting` is settled."""
+
+    FINISHED = "finished"
+    WAITING = "waiting"
+    FAILED = "failed"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The server's answer about one file: the fields are those of its JSON.
+
+    `url` is a presigned URL, good for about a minute, or "#". Whoever has it can fetch the file, so `repr` leaves it
+    out. `size` is in bytes. `start` and `end` are `MM/DD/YYYY`, None for the file types E and F; `generated_at` is
+    `MM/DD/YYYY HH:mm:ss` in UTC.
+    """
+
+    status: Status
+    file_type: str
+    message: str = ""
+    url: str = field(default="#", repr=False)
+    size: int | None = None
+    job_id: int | None = None
+    start: str | None = None
+    end: str | None = None
+    generated_at: str | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        return self.status is not Status.WAITING
+
+
+class Phase(StrEnum):
+    """What a client that waits is doing."""
+
+    ASKING = "asking"
+    #: The file is being generated; the server asked to be left alone for a moment.
+    WAITING = "waiting"
+    #: There was no answer, or no useful one.
+    RECONNECTING = "reconnecting"
+    SETTLED = "settled"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What `on_update` is told. `generation` is the newest answer; `pause` the seconds until the next question."""
+
+    phase: Phase
+    generation: Generation | None = None
+    pause: float = 0.0
+    trouble: str = ""
+
+
+def generation_from(body: Any) -> Generation | None:
+    """The answer in a JSON body, None where it is none. Keys of a newer server are ignored."""
+    if not isinstance(body, Mapping) or body.get("status") not in set(Status):
+        return None
+    known = {name: body[name] for name in _TYPES if name in body}
+    if not all(isinstance(value, _TYPES[name]) for name, value in known.items()) or "file_type" not in known:
+        return None
+    return Generation(status=Status(body["status"]), **known)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "file_type": (str,),
+    "message": (str,),
+    "url": (str,),
+    "size": (int, type(None)),
+    "job_id": (int, type(None)),
+    "start": (str,),
+    "end": (str,),
+    "generated_at": (str, type(None)),
+}

@@ -1,0 +1,146 @@
+"""The client for asyncio."""
+
+import asyncio
+import os
+import random
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from genstatus_server.client import rules
+from genstatus_server.client.answers import Generation, Update
+from genstatus_server.client.part_file import PartFile, Progress
+from genstatus_server.client.question import (
+    CHUNK,
+    CONNECT_SECONDS,
+    DOWNLOAD_HEADERS,
+    LARGEST_ANSWER,
+    STALL_SECONDS,
+    Target,
+    http_options,
+    no_reply,
+)
+from genstatus_server.client.rules import Ask, Chances, Fetch, Reply, Sleep, Steps
+
+
+class AsyncGenerationClient:
+    """`GenerationClient` for asyncio: the same methods, awaited; any number of calls at once, each can be cancelled."""
+
+    def __init__(self, base_url: str, session_token: str, *, verify: ssl.SSLContext | bool = True) -> None:
+        self._target = Target(base_url, session_token)
+        # Each call that waits holds a connection, and a call that cannot get one would look like a dead server.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._http = httpx.AsyncClient(**http_options(verify=verify, limits=limits))
+        self._chances = Chances(time.monotonic, random.random)
+
+    async def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:  # noqa: ASYNC109 - as in the client that blocks
+        """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
+        return await self._follow(rules.check(timeout), submission_id, file_type)
+
+    async def wait_for_generation(
+        self,
+        submission_id: int,
+        file_type: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the last hold is made to fit it
+        hold: float = rules.HOLD,
+        on_update: Callable[[Update], object] = lambda _: None,
+    ) -> Generation:
+        """The answer once it is settled: finished, failed or invalid. `hold`: seconds that one request is held.
+
+        Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
+        """
+        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout)
+        return await self._follow(steps, submission_id, file_type)
+
+    async def download(  # noqa: PLR0913 - the options by name
+        self,
+        submission_id: int,
+        file_type: str,
+        path: str | os.PathLike[str],
+        *,
+        generation: Generation | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in the client that blocks
+        on_progress: Progress = lambda _received, _total: None,
+    ) -> Path:
+        """Fetch the finished file to `path`, where it appears when it is whole, in the place of what was there.
+
+        `generation` saves a question where it was answered just now. `on_progress` is called in a thread. Raises
+        `DownloadFailed`, `GenerationRefused`, `WaitTimedOut` after `timeout` seconds, or OSError where the file
+        cannot be written.
+        """
+        steps = rules.download(self._chances, generation, timeout=timeout)
+        part = await asyncio.to_thread(PartFile, path, on_progress)
+        try:
+            await self._follow(steps, submission_id, file_type, part)
+            return await asyncio.to_thread(part.keep)
+        finally:
+            part.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _follow(
+        self, steps: Steps, submission_id: int, file_type: str, part: PartFile | None = None
+    ) -> Generation:
+        """Do each step, until there is a result."""
+        try:
+            step = next(steps)
+            while True:
+                reply = Reply()
+                match step:
+                    case Ask():
+                        reply = await self._ask(submission_id, file_type, step)
+                    case Fetch() if part is not None:
+                        reply = await self._fetch(step, part)
+                    case Sleep():
+                        await asyncio.sleep(step.seconds)
+                step = steps.send(reply)
+        except StopIteration as end:
+            result: Generation = end.value
+            return result
+
+    async def _ask(self, submission_id: int, file_type: str, step: Ask) -> Reply:
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(step.limit),
+                self._http.stream(**self._target.request(submission_id, file_type, step)) as response,
+            ):
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > LARGEST_ANSWER:
+                        return Reply(trouble="the answer does not end")
+                return Reply(response.status_code, dict(response.headers), bytes(body))
+        except (httpx.RequestError, TimeoutError) as error:
+            return no_reply(error)
+
+    async def _fetch(self, step: Fetch, part: PartFile) -> Reply:
+        stall = min(STALL_SECONDS, step.limit)
+        timeout = httpx.Timeout(stall, connect=min(stall, CONNECT_SECONDS))
+        try:
+            async with (
+                asyncio.timeout(None if step.limit == float("inf") else step.limit),
+                self._http.stream("GET", step.url, headers=DOWNLOAD_HEADERS, timeout=timeout) as response,
+            ):
+                if response.status_code != httpx.codes.OK:
+                    return Reply(response.status_code)
+                part.begin(step.size)
+                async for chunk in response.aiter_raw(CHUNK):
+                    await asyncio.to_thread(part.write, chunk)
+                return Reply(response.status_code, received=part.received)
+        except (httpx.RequestError, TimeoutError) as error:
+            return no_reply(error)

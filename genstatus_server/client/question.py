@@ -1,0 +1,76 @@
+"""What both fronts have in common: which server is asked, with which token, about which file."""
+
+import logging
+import platform
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from genstatus_server import __version__
+from genstatus_server.client.rules import Ask, Reply
+
+ROUTE: Final = "/v1/check_generation_status/"
+CONNECT_SECONDS: Final = 10.0
+#: Seconds without a byte after which a download is taken for dead.
+STALL_SECONDS: Final = 30.0
+#: No answer of the server is larger; a captive portal's page may be.
+LARGEST_ANSWER: Final = 1024 * 1024
+#: The file is wanted as it is stored, so that its size can be compared.
+DOWNLOAD_HEADERS: Final = {"Accept-Encoding": "identity"}
+CHUNK: Final = 64 * 1024
+
+_USER_AGENT: Final = f"genstatus-client/{__version__} python/{platform.python_version()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server and the session token to ask it with. Raises ValueError where they cannot be used."""
+
+    base_url: str
+    session_token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("the server's URL must begin with http:// or https:// and a host")
+        if not (self.session_token and self.session_token.isascii() and self.session_token.isprintable()):
+            raise ValueError("the session token must be of printable ASCII characters, and not empty")
+
+    def request(self, submission_id: int, file_type: str, step: Ask) -> dict[str, Any]:
+        """The arguments of httpx's `stream`."""
+        query = {"submission_id": str(submission_id), "file_type": file_type}
+        if step.hold:
+            query |= {"wait": "true", "timeout": f"{step.hold:.1f}"}
+        return {
+            "method": "GET",
+            "url": self.base_url.rstrip("/") + ROUTE,
+            "params": query,
+            "headers": {"X-Session-ID": self.session_token, "Accept": "application/json"},
+            "timeout": httpx.Timeout(step.limit, connect=min(step.limit, CONNECT_SECONDS)),
+        }
+
+
+def http_options(**options: Any) -> dict[str, Any]:
+    """The arguments of httpx's clients. The token goes to nobody else, so no redirect is followed."""
+    return {"follow_redirects": False, "headers": {"User-Agent": _USER_AGENT}, **options}
+
+
+def no_reply(error: Exception) -> Reply:
+    """A reply that says why there is none."""
+    return Reply(trouble=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+
+class _WithoutSignature(logging.Filter):
+    """httpx logs the URL of each request; whoever has a presigned one can fetch the file."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.copy_with(query=None) if isinstance(arg, httpx.URL) and arg.query else arg for arg in record.args
+            )
+        return True
+
+
+logging.getLogger("httpx").addFilter(_WithoutSignature())

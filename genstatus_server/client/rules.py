@@ -1,0 +1,208 @@
+"""What a client does next: when to ask, how long to pause, when to give up. No input or output happens here.
+
+A conversation is a generator of steps. A front, sync or async, does each step and sends back the `Reply` that came of
+it; what the generator returns or raises is the result. So both fronts keep the same rules, and a test needs no server.
+"""
+
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import inf
+from typing import Any, Final
+
+from genstatus_server.client.answers import Generation, Phase, Status, Update, generation_from
+from genstatus_server.client.errors import DownloadFailed, GenerationRefused, ServerUnavailable, WaitTimedOut
+
+#: Seconds that a request is held as a rule, and how much later than that its answer may come.
+HOLD: Final = 25.0
+GRACE: Final = 10.0
+#: Seconds from one question to the next at the least, whatever the server says and however fast it fails.
+SHORTEST_CYCLE: Final = 1.0
+LONGEST_BACKOFF: Final = 30.0
+#: Seconds of a client's time that are left for the answer to its last hold.
+LAST_ANSWER: Final = 0.5
+#: How often a download that breaks off is begun.
+DOWNLOAD_ATTEMPTS: Final = 5
+
+_GIVE_UP: Final = frozenset({400, 401, 403})
+#: What S3 and its kin answer to a URL that has expired.
+_EXPIRED: Final = frozenset({400, 403})
+_OK: Final = 200
+_LONGEST_RETRY_AFTER: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the server to hold the request for `hold` seconds (0: not at all); the answer is whole within `limit`."""
+
+    hold: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Write what is at the presigned URL into the file, from its beginning, within `limit` seconds."""
+
+    url: str = field(repr=False)
+    size: int | None
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came: an HTTP answer, or status 0 and why there is none. `received` are the bytes that a fetch has written.
+
+    The names of `headers` are in lower case.
+    """
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    received: int = 0
+    trouble: str = ""
+
+
+Step = Ask | Sleep | Fetch
+Steps = Generator[Step, Reply, Generation]
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Time and luck. `clock` gives seconds that only grow, `luck` a number from 0 to 1."""
+
+    clock: Callable[[], float]
+    luck: Callable[[], float]
+
+    def backoff(self, failures: int) -> float:
+        """The pause after so many failures in a row: full jitter, from 0 to a bound that doubles."""
+        return self.luck() * min(LONGEST_BACKOFF, 2.0 ** min(failures, 10))
+
+
+def check(timeout: float) -> Steps:
+    """Ask once. Raises `GenerationRefused` or `ServerUnavailable`."""
+    return read((yield Ask(0.0, timeout)))
+
+
+def wait(
+    chances: Chances, on_update: Callable[[Update], object], *, hold: float = HOLD, timeout: float | None = None
+) -> Steps:
+    """Ask until the generation is settled. Raises `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds."""
+    clock = chances.clock
+    ends = inf if timeout is None else clock() + timeout
+    newest, failures, trouble = None, 0, ""
+    while (asked := clock()) < ends:
+        seconds = _hold_that_fits(hold, ends - asked)
+        on_update(Update(Phase.ASKING, newest))
+        reply = yield Ask(seconds, min(seconds + GRACE, ends - asked))
+        try:
+            newest, failures, trouble = read(reply), 0, ""
+            if newest.is_settled:
+                on_update(Update(Phase.SETTLED, newest))
+                return newest
+            # At the deadline of a hold the server has spread the questions already.
+            at_deadline = reply.headers.get("x-wait-result") == "deadline"
+            pause = retry_after(reply) + (0 if at_deadline else chances.luck())
+        except ServerUnavailable as error:
+            failures, trouble = failures + 1, error.message
+            pause = max(error.retry_after, chances.backoff(failures))
+        pause = min(max(pause, asked + SHORTEST_CYCLE - clock()), max(ends - clock(), 0))
+        on_update(Update(Phase.RECONNECTING if trouble else Phase.WAITING, newest, pause, trouble))
+        yield Sleep(pause)
+    raise WaitTimedOut(f"no result within {timeout} seconds{trouble and f' ({trouble})'}", newest)
+
+
+def download(chances: Chances, generation: Generation | None = None, *, timeout: float | None = None) -> Steps:
+    """Fetch the file of a finished `generation`; without one, or where its URL is of no use, ask for it anew.
+
+    Raises `DownloadFailed`, `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
+    """
+    ends = inf if timeout is None else chances.clock() + timeout
+    failures, renewals, trouble = 0, 0, ""
+    while (left := ends - chances.clock()) > 0:
+        floor = 0.0
+        try:
+            known = generation or read((yield Ask(0.0, min(GRACE, left))))
+            reply = yield Fetch(_url_of(known), known.size, ends - chances.clock())
+            trouble = _trouble_of(reply, known.size)
+            if not trouble:
+                return known
+            if reply.status in _EXPIRED:
+                renewals += 1
+        except ServerUnavailable as error:
+            trouble, floor, failures = error.message, error.retry_after, failures + 1
+        else:
+            failures += reply.status not in _EXPIRED
+        generation = None  # By now its URL may have expired.
+        if renewals > 1 or failures == DOWNLOAD_ATTEMPTS:
+            raise DownloadFailed(trouble)
+        pause = max(floor, chances.backoff(failures)) if failures else 0.0
+        yield Sleep(min(pause, max(ends - chances.clock(), 0)))
+    raise WaitTimedOut(f"not downloaded within {timeout} seconds{trouble and f' ({trouble})'}")
+
+
+def read(reply: Reply) -> Generation:
+    """The answer in a reply of the server. Raises `GenerationRefused` or `ServerUnavailable`."""
+    if not reply.status:
+        raise ServerUnavailable(reply.trouble)
+    body = _json(reply.body)
+    generation = generation_from(body) if reply.status == _OK else None
+    if generation is not None:
+        return generation
+    told: Mapping[str, Any] = body if isinstance(body, dict) and reply.status != _OK else {}
+    message = str(told.get("message") or f"unexpected answer (HTTP {reply.status})")
+    if reply.status not in _GIVE_UP:
+        raise ServerUnavailable(message, reply.status, retry_after(reply))
+    errors = told.get("errors")
+    request_id = reply.headers.get("x-request-id", "")
+    raise GenerationRefused(reply.status, message, errors if isinstance(errors, dict) else {}, request_id)
+
+
+def retry_after(reply: Reply) -> float:
+    """The seconds in `Retry-After`, which some proxies send as a date; 0 where there is none that makes sense."""
+    value = reply.headers.get("retry-after", "")
+    try:
+        seconds = float(value) if value[:1].isdigit() else _seconds_until(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
+
+
+def _seconds_until(date: str) -> float:
+    moment = parsedate_to_datetime(date)
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+
+
+def _hold_that_fits(hold: float, left: float) -> float:
+    """The longest hold whose answer still comes in time; 0, not held, where too little is left."""
+    return hold if left >= hold + LAST_ANSWER else round(max(left - LAST_ANSWER, 0.0), 1)
+
+
+def _url_of(generation: Generation) -> str:
+    if generation.status is not Status.FINISHED:
+        raise DownloadFailed(f"there is no file: its generation is {generation.status}")
+    return generation.url
+
+
+def _trouble_of(reply: Reply, size: int | None) -> str:
+    """Why a fetch brought no whole file; empty where it did."""
+    if reply.status != _OK:
+        return reply.trouble or f"the storage refused the download (HTTP {reply.status})"
+    if reply.trouble:
+        return reply.trouble
+    return "" if size in (None, reply.received) else f"{reply.received} bytes came instead of {size}"
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None

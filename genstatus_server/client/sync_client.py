@@ -1,0 +1,141 @@
+"""The client for programs that block."""
+
+import os
+import random
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from genstatus_server.client import rules
+from genstatus_server.client.answers import Generation, Update
+from genstatus_server.client.part_file import PartFile, Progress
+from genstatus_server.client.question import (
+    CHUNK,
+    CONNECT_SECONDS,
+    DOWNLOAD_HEADERS,
+    LARGEST_ANSWER,
+    STALL_SECONDS,
+    Target,
+    http_options,
+    no_reply,
+)
+from genstatus_server.client.rules import Ask, Chances, Fetch, Reply, Sleep, Steps
+
+
+class GenerationClient:
+    """Asks the server at `base_url` with one user's session token; a context manager, for one thread at a time.
+
+    `verify` is the TLS context where the machine's own certificates are not the right ones. Raises ValueError where
+    the URL or the token cannot be used. What the methods raise beside `GenerationError` says each of them.
+    """
+
+    def __init__(self, base_url: str, session_token: str, *, verify: ssl.SSLContext | bool = True) -> None:
+        self._target = Target(base_url, session_token)
+        self._http = httpx.Client(**http_options(verify=verify))
+        self._chances = Chances(time.monotonic, random.random)
+
+    def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:
+        """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
+        return self._follow(rules.check(timeout), submission_id, file_type)
+
+    def wait_for_generation(
+        self,
+        submission_id: int,
+        file_type: str,
+        *,
+        timeout: float | None = None,
+        hold: float = rules.HOLD,
+        on_update: Callable[[Update], object] = lambda _: None,
+    ) -> Generation:
+        """The answer once it is settled: finished, failed or invalid. `hold`: seconds that one request is held.
+
+        Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
+        """
+        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout)
+        return self._follow(steps, submission_id, file_type)
+
+    def download(  # noqa: PLR0913 - the options by name
+        self,
+        submission_id: int,
+        file_type: str,
+        path: str | os.PathLike[str],
+        *,
+        generation: Generation | None = None,
+        timeout: float | None = None,
+        on_progress: Progress = lambda _received, _total: None,
+    ) -> Path:
+        """Fetch the finished file to `path`, where it appears when it is whole, in the place of what was there.
+
+        `generation` saves a question where it was answered just now. Raises `DownloadFailed`, `GenerationRefused`,
+        `WaitTimedOut` after `timeout` seconds, or OSError where the file cannot be written.
+        """
+        steps = rules.download(self._chances, generation, timeout=timeout)
+        with closing(PartFile(path, on_progress)) as part:
+            self._follow(steps, submission_id, file_type, part)
+            return part.keep()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _follow(self, steps: Steps, submission_id: int, file_type: str, part: PartFile | None = None) -> Generation:
+        """Do each step, until there is a result."""
+        try:
+            step = next(steps)
+            while True:
+                reply = Reply()
+                match step:
+                    case Ask():
+                        reply = self._ask(submission_id, file_type, step)
+                    case Fetch() if part is not None:
+                        reply = self._fetch(step, part)
+                    case Sleep():
+                        time.sleep(step.seconds)
+                step = steps.send(reply)
+        except StopIteration as end:
+            result: Generation = end.value
+            return result
+
+    # Each read has a limit of its own: only a server that sends its headers byte by byte could exceed the whole.
+    def _ask(self, submission_id: int, file_type: str, step: Ask) -> Reply:
+        ends = time.monotonic() + step.limit
+        body = bytearray()
+        try:
+            with self._http.stream(**self._target.request(submission_id, file_type, step)) as response:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if time.monotonic() > ends or len(body) > LARGEST_ANSWER:
+                        return Reply(trouble="the answer does not end")
+                return Reply(response.status_code, dict(response.headers), bytes(body))
+        except httpx.RequestError as error:
+            return no_reply(error)
+
+    def _fetch(self, step: Fetch, part: PartFile) -> Reply:
+        ends = time.monotonic() + step.limit
+        stall = min(STALL_SECONDS, step.limit)
+        timeout = httpx.Timeout(stall, connect=min(stall, CONNECT_SECONDS))
+        try:
+            with self._http.stream("GET", step.url, headers=DOWNLOAD_HEADERS, timeout=timeout) as response:
+                if response.status_code != httpx.codes.OK:
+                    return Reply(response.status_code)
+                part.begin(step.size)
+                for chunk in response.iter_raw(CHUNK):
+                    part.write(chunk)
+                    if time.monotonic() > ends:
+                        return Reply(trouble="the time is over")
+                return Reply(response.status_code, received=part.received)
+        except httpx.RequestError as error:
+            return no_reply(error)

@@ -1,0 +1,144 @@
+/**
+ * Waits until a file is generated: asks the genstatus server, is held by it, and asks again until there is a result.
+ * No dependencies; runs in browsers, workers and Node 20 or newer. Types: genstatus.d.ts.
+ */
+
+const GIVE_UP = new Set([400, 401, 403]); // Asking the same again would be answered the same.
+const STATUSES = new Set(["finished", "waiting", "failed", "invalid"]);
+const GRACE_MS = 10_000; // How much later than the hold's end an answer may come.
+const SHORTEST_CYCLE_MS = 1_000; // From one question to the next, whatever the server says.
+const FIRST_BACKOFF_MS = 1_000;
+const LONGEST_BACKOFF_MS = 30_000;
+
+/** The server refused the question; asking again makes no sense. */
+export class GenerationError extends Error {
+  constructor(message, { status, body, requestId }) {
+    super(message);
+    this.name = "GenerationError";
+    Object.assign(this, { status, body, requestId });
+  }
+}
+
+/** Resolves with the answer once its status is no longer `waiting`; rejects when refused (400, 401, 403) or aborted. */
+export async function waitForGeneration(options) {
+  const { signal, onUpdate = () => {} } = options;
+  const nudges = watchNudges();
+  try {
+    for (let failures = 0; ; ) {
+      signal?.throwIfAborted();
+      const asked = Date.now();
+      onUpdate({ phase: "asking", failures });
+      let pause;
+      try {
+        const { answer, waitResult, retryAfterMs } = await ask({ wait: 25, ...options }, nudges);
+        if (answer.status !== "waiting") {
+          onUpdate({ phase: "settled", answer });
+          return answer;
+        }
+        failures = 0;
+        // At the deadline of a hold the server has spread the questions already.
+        pause = { floor: retryAfterMs, extra: waitResult === "deadline" ? 0 : 1000 * Math.random() };
+        pause.floor = Math.max(pause.floor, asked + SHORTEST_CYCLE_MS - Date.now());
+        onUpdate({ phase: "waiting", answer, waitResult, retryAt: Date.now() + pause.floor + pause.extra });
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (error instanceof GenerationError && GIVE_UP.has(error.status)) throw error;
+        const isNudged = error === NUDGED;
+        if (!isNudged) failures += 1;
+        const backoff = isNudged ? 0 : Math.random() * Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** failures);
+        const floor = Math.max(error.retryAfterMs ?? 0, isNudged ? asked + SHORTEST_CYCLE_MS - Date.now() : 0);
+        pause = { floor, extra: Math.max(0, backoff - floor) };
+        onUpdate({ phase: "reconnecting", error, failures, retryAt: Date.now() + pause.floor + pause.extra });
+      }
+      await sleep(pause.floor, { signal }); // What the server asked for holds, whatever happens meanwhile.
+      await sleep(pause.extra, { signal, nudges });
+    }
+  } finally {
+    nudges.close();
+  }
+}
+
+/** Ask once, without waiting: the answer as it is now. Rejects on any answer but a 200. */
+export async function checkGeneration(options) {
+  return (await ask({ ...options, wait: 0 })).answer;
+}
+
+async function ask({ baseUrl, sessionToken, submissionId, fileType, signal, wait, fetch = globalThis.fetch }, nudges) {
+  const query = new URLSearchParams({ submission_id: submissionId, file_type: fileType });
+  if (wait) query.append("wait", "true"), query.append("timeout", wait);
+  const attempt = new AbortController();
+  const stop = () => attempt.abort(signal.reason);
+  signal?.throwIfAborted();
+  signal?.addEventListener("abort", stop);
+  // The server may hold for less than it was asked to, never for longer.
+  const limit = Date.now() + wait * 1000 + GRACE_MS;
+  const tooLate = () => attempt.abort(new Error("The server did not answer in time"));
+  const timer = setTimeout(tooLate, limit - Date.now());
+  const forget = nudges?.add((isOnline) => {
+    if (isOnline) attempt.abort(NUDGED); // The network is another: what was asked over the old one may never be answered.
+    else if (Date.now() > limit) tooLate(); // Timers stand still while a machine sleeps.
+  });
+  try {
+    const response = await fetch(`${baseUrl.replace(/\/+$/, "")}/v1/check_generation_status/?${query}`, {
+      headers: { "X-Session-ID": sessionToken, Accept: "application/json" },
+      signal: attempt.signal,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error", // The token goes to nobody else.
+    });
+    const header = (name) => response.headers.get(name);
+    const body = await response.json().catch((error) => attempt.signal.throwIfAborted() ?? { message: String(error) });
+    const retryAfterMs = toMilliseconds(header("Retry-After"));
+    if (response.status !== 200 || !STATUSES.has(body?.status)) {
+      const message = (response.status !== 200 && body?.message) || `Unexpected answer (HTTP ${response.status})`;
+      const details = { status: response.status, body, requestId: header("X-Request-ID") };
+      throw Object.assign(new GenerationError(message, details), { retryAfterMs });
+    }
+    return { answer: body, waitResult: header("X-Wait-Result"), retryAfterMs };
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", stop);
+    forget?.();
+  }
+}
+
+/** `Retry-After` is seconds, or from some proxies a date. */
+function toMilliseconds(retryAfter) {
+  const seconds = Number(retryAfter);
+  const milliseconds = Number.isNaN(seconds) ? Date.parse(retryAfter) - Date.now() : seconds * 1000;
+  return Math.min(Math.max(milliseconds || 0, 0), 2 ** 31 - 1);
+}
+
+function sleep(milliseconds, { signal, nudges }) {
+  return new Promise((resolve, reject) => {
+    const end = (settle) => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+      forget?.();
+      settle();
+    };
+    const abort = () => end(() => reject(signal.reason));
+    const timer = setTimeout(() => end(resolve), Math.max(milliseconds, 0));
+    const forget = nudges?.add(() => end(resolve));
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort);
+  });
+}
+
+const NUDGED = new Error("The network is back");
+
+/** Tells when a person or the network is back: a reason to try at once. Outside of browsers that never happens. */
+function watchNudges() {
+  const listeners = new Set();
+  const tell = (isOnline) => [...listeners].forEach((listener) => listener(isOnline));
+  const online = () => tell(true);
+  const visible = () => globalThis.document.visibilityState === "visible" && tell(false);
+  globalThis.addEventListener?.("online", online);
+  globalThis.document?.addEventListener("visibilitychange", visible);
+  const close = () => {
+    globalThis.removeEventListener?.("online", online);
+    globalThis.document?.removeEventListener("visibilitychange", visible);
+  };
+  const add = (listener) => listeners.add(listener) && (() => listeners.delete(listener));
+  return { add, close };
+}
