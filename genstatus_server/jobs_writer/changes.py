@@ -1,0 +1,192 @@
+"""Every change that is made to a job document, as the filter and the update of one compare-and-set. Pure.
+
+A change matches only the job as its writer believes it to be; where it matches nothing, nothing happens. All times
+are MongoDB's: workers' clocks differ.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+Document = dict[str, Any]
+
+#: Where the server reads them.
+JOBS: Final = "jobs"
+COUNTERS: Final = "counters"
+
+#: Oldest first. A job that another program wrote without saying when comes before all.
+OLDEST_FIRST: Final = [("requested_at", 1), ("_id", 1)]
+
+_NEW_JOB_ID: Final = {"_id": JOBS}
+_EXHAUSTED: Final = "The generation was interrupted too often. Please try again, or contact the service desk."
+
+
+class Change(NamedTuple):
+    """What the job must be like, and what becomes of it."""
+
+    filter: Mapping[str, Any]
+    update: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a claim writes into the job: whose it is, for how long, and how many claims one generation gets."""
+
+    token: str
+    owner: str
+    milliseconds: int
+    max_attempts: int
+
+
+class File(NamedTuple):
+    """Where a file lies in S3. `bucket` is None for the one that the server is configured with."""
+
+    bucket: str | None
+    key: str
+
+
+def request(submission_id: int, file_type: str, start: datetime | None, end: datetime | None) -> Change:
+    """A new generation in place of the last: nothing of that one is left, its lease included.
+
+    A job that still waits keeps its place in the queue, so that asking again does not push it to the end.
+    """
+    waits = {"$and": [{"$eq": ["$status", "waiting"]}, {"$eq": [{"$type": "$requested_at"}, "date"]}]}
+    dates = {name: value for name, value in (("start", start), ("end", end)) if value is not None}
+    return Change(
+        {"submission_id": submission_id, "file_type": file_type},
+        [
+            {"$set": {"requested_at": {"$cond": [waits, "$requested_at", "$$NOW"]}}},
+            {"$unset": ["upload", "size", "message", "lease", "attempts", "start", "end"]},
+            {
+                "$set": {
+                    "status": "waiting",
+                    "generation": {"$add": [{"$ifNull": ["$generation", 0]}, 1]},
+                    "updated_at": "$$NOW",
+                    **dates,
+                }
+            },
+        ],
+    )
+
+
+def insert(job_id: int, requested: Change) -> Change:
+    """`requested` as an upsert, for a file that has no job yet."""
+    return Change(requested.filter, [{"$set": {"_id": {"$ifNull": ["$_id", job_id]}}}, *requested.update])
+
+
+def next_job_id() -> Change:
+    return Change(_NEW_JOB_ID, {"$inc": {"last": 1}})
+
+
+def raise_job_id(highest: int) -> Change:
+    """The counter starts behind the jobs that are there already."""
+    return Change(_NEW_JOB_ID, {"$max": {"last": highest}})
+
+
+def claim_lapsed(lease: Lease, file_types: Sequence[str] | None) -> Change:
+    """Take over a job whose worker is gone. These are older than any that waits."""
+    lapsed = {
+        "lease.expires_at": {"$type": "date"},  # Lets the index be used, and keeps to jobs that have a lease.
+        "$expr": {"$lt": ["$lease.expires_at", "$$NOW"]},
+        "status": {"$in": ["running", "finished"]},
+    }
+    return _take(lapsed | _of_type(file_types), lease)
+
+
+def claim_waiting(lease: Lease, file_types: Sequence[str] | None) -> Change:
+    return _take({"status": "waiting"} | _of_type(file_types), lease)
+
+
+def start(job_id: int, generation: int, lease: Lease) -> Change:
+    """Claim one job, of one generation, that waits."""
+    return _take({"_id": job_id, "generation": generation, "status": "waiting"}, lease)
+
+
+def heartbeat(job_id: int, lease: Lease) -> Change:
+    """Prolong the lease. `updated_at` stays: callers are shown it as the time of the generation."""
+    return Change(_held(job_id, lease), [{"$set": {"lease.expires_at": _lease_end(lease)}}])
+
+
+def begin_upload(job_id: int, lease: Lease) -> Change:
+    return _held_change(job_id, lease, {"upload": {"status": "running"}})
+
+
+def end_upload(job_id: int, lease: Lease, file: File, size: int, *, settles: bool) -> Change:
+    """The file is there. `settles` where the generation is finished too."""
+    return _held_change(job_id, lease, {"upload": _finished(file), "size": size}, settles=settles)
+
+
+def finish(job_id: int, lease: Lease, size: int | None, file: File | None, *, settles: bool) -> Change:
+    """The generation is finished, and `file`, where given, is in S3. `settles` where the file is uploaded already."""
+    fields: Document = {"status": "finished"} | _size(size) | ({"upload": _finished(file)} if file else {})
+    return _held_change(job_id, lease, fields, settles=settles or file is not None)
+
+
+def fail(job_id: int, lease: Lease, status: str, message: str) -> Change:
+    """`status` is `failed` or `invalid`. No file is left."""
+    return _held_change(job_id, lease, {"status": status, "message": message}, drop=("upload", "size"), settles=True)
+
+
+def release(job_id: int, lease: Lease) -> Change:
+    """Back to where it was in the queue, as if it had not been claimed."""
+    update = _update({"status": "waiting"}, ("upload", "size", "lease")) | {"$inc": {"attempts": -1}}
+    return Change(_held(job_id, lease), update)
+
+
+def _take(wanted: Document, lease: Lease) -> Change:
+    attempts = {"$ifNull": ["$attempts", 0]}
+    exhausted = {"$gte": [attempts, lease.max_attempts]}
+    # Literal: a string that begins with a dollar sign would be looked up as a field.
+    held = {
+        "token": {"$literal": lease.token},
+        "owner": {"$literal": lease.owner},
+        "expires_at": _lease_end(lease),
+    }
+    return Change(
+        wanted,
+        [
+            {
+                "$set": {
+                    "status": {"$cond": [exhausted, "failed", "running"]},
+                    "message": {"$cond": [exhausted, _EXHAUSTED, "$$REMOVE"]},
+                    "lease": {"$cond": [exhausted, "$$REMOVE", held]},
+                    "attempts": {"$add": [attempts, 1]},
+                    "updated_at": "$$NOW",
+                }
+            },
+            {"$unset": ["upload", "size"]},
+        ],
+    )
+
+
+def _held_change(
+    job_id: int, lease: Lease, fields: Document, *, drop: Sequence[str] = (), settles: bool = False
+) -> Change:
+    return Change(_held(job_id, lease), _update(fields, (*drop, "lease") if settles else drop))
+
+
+def _update(fields: Document, drop: Sequence[str]) -> Document:
+    dropped = {"$unset": dict.fromkeys(drop, "")} if drop else {}
+    return {"$set": fields, "$currentDate": {"updated_at": True}, **dropped}
+
+
+def _held(job_id: int, lease: Lease) -> Document:
+    return {"_id": job_id, "lease.token": lease.token}
+
+
+def _lease_end(lease: Lease) -> Document:
+    return {"$add": ["$$NOW", lease.milliseconds]}
+
+
+def _of_type(file_types: Sequence[str] | None) -> Document:
+    return {} if file_types is None else {"file_type": {"$in": list(file_types)}}
+
+
+def _finished(file: File) -> Document:
+    bucket = {} if file.bucket is None else {"bucket": file.bucket}
+    return {"status": "finished", **bucket, "key": file.key}
+
+
+def _size(size: int | None) -> Document:
+    return {} if size is None else {"size": size}

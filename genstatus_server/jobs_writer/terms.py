@@ -1,0 +1,65 @@
+"""What a writer is told, checked: the terms on which it works, and what is requested of it. Pure."""
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Final
+
+from genstatus_server.jobs import DATED_FILE_TYPES, FILE_TYPES
+from genstatus_server.jobs_writer import changes
+from genstatus_server.jobs_writer.changes import Change, Lease
+
+_MAX_ID: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms on which a writer works: see `JobsWriter`."""
+
+    lease_seconds: float
+    max_attempts: int
+    owner: str | None
+    bucket: str | None
+
+    def __post_init__(self) -> None:
+        if not self.lease_seconds > 0 or not self.max_attempts > 0:
+            raise ValueError("lease_seconds and max_attempts must be greater than 0")
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """Two heartbeats may fail before a lease runs out."""
+        return self.lease_seconds / 3
+
+    def new_lease(self) -> Lease:
+        owner = self.owner or f"{socket.gethostname()}:{os.getpid()}"
+        return Lease(secrets.token_hex(16), owner, max(1, round(self.lease_seconds * 1000)), self.max_attempts)
+
+
+def checked_request(submission_id: int, file_type: str, start: date | None, end: date | None) -> Change:
+    """The change that requests a generation. Raises ValueError where it makes no sense."""
+    if not is_integer(submission_id) or not 0 < submission_id <= _MAX_ID:
+        raise ValueError(f"submission_id must be an integer between 1 and 2^63 - 1, not {submission_id!r}")
+    if file_type not in FILE_TYPES:
+        raise ValueError(f"file_type must be one of {', '.join(FILE_TYPES)}, not {file_type!r}")
+    if file_type not in DATED_FILE_TYPES and (start or end):
+        raise ValueError(f"{file_type} covers no range of days: no start, no end")
+    first, last = _midnight(start), _midnight(end)
+    if first and last and last < first:
+        raise ValueError("end lies before start")
+    return changes.request(submission_id, file_type, first, last)
+
+
+def is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _midnight(day: date | None) -> datetime | None:
+    if day is None:
+        return None
+    if not isinstance(day, datetime):
+        return datetime.combine(day, time(), UTC)
+    if day.tzinfo is None:
+        raise ValueError(f"{day} says no time zone: give a date, or an aware datetime")
+    return day
