@@ -1,0 +1,1 @@
+"""The test suite of genstatus_server."""

@@ -1,0 +1,205 @@
+"""pytest-tornasync, wrapped: a clean loop for every async test, and the servers that all tests share.
+
+An async test is a plain `async def test_…` and gets a loop of its own. There are no async fixtures:
+a fixture asks for `io_loop` and calls `io_loop.run_sync`.
+"""
+
+import inspect
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.session
+import pymongo
+import pytest
+from botocore.config import Config
+from hypothesis import settings as hypothesis_settings
+from tornado.ioloop import IOLoop
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from genstatus_server.database import VALIDATORS, initialize
+from tests.support import services
+from tests.support.loops import clean_io_loop
+from tests.support.requirements import require
+from tests.support.server import Server, settings_for, start
+from tests.support.world import World
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+# A busy machine may take long for one example; that is no defect.
+hypothesis_settings.register_profile("suite", deadline=None)
+hypothesis_settings.load_profile("suite")
+
+running_services = pytest.StashKey[services.Services]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    forget_the_shell()
+    if not hasattr(config, "workerinput"):
+        config.stash[running_services] = services.Services()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if running_services in config.stash:
+        config.stash[running_services].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where the shared servers are."""
+    shared = node.config.stash[running_services]
+    node.workerinput["services"] = {name: tuple(shared.address(name)) for name in services.MANAGERS}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hand the loop to every async test, as the first fixture: it is closed last."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            names = item.fixturenames
+            names[:] = ["io_loop", *(name for name in names if name != "io_loop")]
+
+
+def forget_the_shell() -> None:
+    """What the developer's shell is set to must not change how a test ends."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GENSTATUS_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+def shared_url(config: pytest.Config, name: str) -> str:
+    told = getattr(config, "workerinput", None)
+    address = services.Address(*told["services"][name]) if told else config.stash[running_services].address(name)
+    require(address.url, address.error)
+    return address.url
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """A loop of the test's own; a task that outlives the test fails it."""
+    with clean_io_loop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def http_client(io_loop: IOLoop) -> Iterator[SimpleAsyncHTTPClient]:
+    """Fetches from anywhere, with more requests at once than a test holds (Tornado's own does ten)."""
+    with closing(SimpleAsyncHTTPClient(force_instance=True, max_clients=1000)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri(request: pytest.FixtureRequest) -> str:
+    """A real MongoDB replica set of one node, shared by the whole run: work in `database_name` only."""
+    return shared_url(request.config, "mongodb")
+
+
+@pytest.fixture(scope="session")
+def sync_mongodb(mongodb_uri: str) -> Iterator["pymongo.MongoClient[dict[str, Any]]"]:
+    """A client that blocks, for preparing and clearing away: never inside a running loop."""
+    with pymongo.MongoClient[dict[str, Any]](mongodb_uri) as client:
+        yield client
+
+
+@pytest.fixture
+def database_name(sync_mongodb: "pymongo.MongoClient[dict[str, Any]]") -> Iterator[str]:
+    """A database that no other test has, dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield name
+    sync_mongodb.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def session_database(
+    mongodb_uri: str, sync_mongodb: "pymongo.MongoClient[dict[str, Any]]"
+) -> "Iterator[Database[dict[str, Any]]]":
+    name = f"test_{uuid.uuid4().hex}"
+    for _ in range(2):  # It is safe to repeat.
+        list(initialize(mongodb_uri, name))
+    yield sync_mongodb[name]
+    sync_mongodb.drop_database(name)
+
+
+@pytest.fixture
+def initialized(session_database: "Database[dict[str, Any]]") -> "Database[dict[str, Any]]":
+    """An empty database after `init-db`: this worker's own, because making its collections takes a while."""
+    for collection in VALIDATORS:
+        session_database[collection].delete_many({})
+    return session_database
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3: services.S3) -> Iterator[Any]:
+    """A blocking client of boto3's, as workers have one."""
+    client: Any = boto3.client(
+        "s3",
+        region_name=s3.region,
+        endpoint_url=s3.endpoint_url,
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    with closing(client):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def s3(request: pytest.FixtureRequest) -> services.S3:
+    """A real S3 server, shared by the whole run, and a bucket of this worker's own."""
+    bucket = f"reports-{uuid.uuid4().hex[:12]}"
+    url = shared_url(request.config, "s3")
+    server = services.S3(url, services.ACCESS_KEY, services.SECRET_KEY, services.REGION, bucket)
+    make_bucket(server)
+    return server
+
+
+@pytest.fixture
+def world(io_loop: IOLoop, mongodb_uri: str, database_name: str) -> Iterator[World]:
+    """The documents of the test's own database: users, login sessions, submission 1, and no job."""
+    made = World(mongodb_uri, database_name)
+    io_loop.run_sync(made.begin)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+@pytest.fixture
+def server_options() -> dict[str, str]:
+    """Options of `server` that differ from the defaults; a test module overrides or parametrizes it."""
+    return {}
+
+
+@pytest.fixture
+def server(
+    io_loop: IOLoop,
+    world: World,
+    mongodb_uri: str,
+    s3: services.S3,
+    http_client: SimpleAsyncHTTPClient,
+    server_options: dict[str, str],
+) -> Iterator[Server]:
+    """The server on the test's own database, in the test's own loop, following changes."""
+    stack = AsyncExitStack()
+    settings = settings_for(mongodb_uri, world.name, s3, **server_options)
+    yield io_loop.run_sync(lambda: start(stack, settings, s3, http_client))
+    io_loop.run_sync(stack.aclose)
+
+
+def make_bucket(s3: services.S3) -> None:
+    """With a client that blocks: the current loop is the test's, and not running."""
+    client: Any = botocore.session.get_session().create_client(
+        "s3",
+        region_name=s3.region,
+        endpoint_url=s3.endpoint_url,
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    with closing(client):
+        client.create_bucket(Bucket=s3.bucket)

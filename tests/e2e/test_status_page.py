@@ -1,0 +1,349 @@
+"""The status page, as a person sees it."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import BrowserContext, Download, expect
+
+from genstatus_server.waiters import Waiter
+from tests.e2e.browser import Observed
+from tests.e2e.conftest import OpenPage
+from tests.support.server import Server, until
+from tests.support.services import S3
+from tests.support.world import World, upload
+
+FILE_TYPES = ("D1", "D2", "E", "F")
+JOBS = {file_type: 100 + number for number, file_type in enumerate(FILE_TYPES)}
+
+
+async def put_all(world: World) -> None:
+    """A job in `waiting` for each file type."""
+    for file_type, job_id in JOBS.items():
+        await world.put_job(job_id, file_type)
+
+
+async def finish_all(world: World) -> None:
+    for file_type, job_id in JOBS.items():
+        await world.finish(job_id, f"1/{file_type}.csv")
+
+
+async def content_of(download: Download) -> bytes:
+    return await asyncio.to_thread(Path(await download.path()).read_bytes)
+
+
+def waiters_of_d1(server: Server) -> set[Waiter]:
+    """The requests that are held for D1 of submission 1."""
+    return set(server.services.waiters._by_key.get(("jobs", (1, "D1")), ()))
+
+
+async def test_a_file_in_every_state(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
+    upload(s3, "1/D1.csv", b"a,b\r\n1,2\r\n")
+    await world.put_job(100, "D1", status="finished", upload={"status": "finished", "key": "1/D1.csv"}, size=10)
+    await world.put_job(101, "D2")
+    await world.put_job(102, "E", status="failed", message="The award data could not be read")
+    page = await open_page()
+    await page.watch()
+    await page.says("D1", "Finished", "checked just now")
+    await page.says("D2", "Being generated", "watched for 0:0", "watching")
+    await page.says("E", "Failed", "The award data could not be read")
+    await page.says("F", "Never requested")
+    await expect(page.link("D1")).to_have_text("Download D1 (10 bytes)")
+    for other in ("D2", "E", "F"):
+        await expect(page.link(other)).to_be_hidden()
+    await server.held(1)
+    async with page.page.expect_download() as download:
+        await page.link("D1").click()
+    assert await content_of(await download.value) == b"a,b\r\n1,2\r\n"
+
+
+async def test_a_hold_that_settles_while_it_is_watched(open_page: OpenPage, server: Server, world: World) -> None:
+    await world.put_job()
+    page = await open_page()
+    await page.watch(files="D1")
+    await server.held(1)
+    await page.says("D1", re.compile(r"watched for 0:0[2-9]"), "watching")  # It is seen to count.
+    await world.finish(size=2_345_678)
+    await page.says("D1", "Finished", re.compile(r"after 0:0\d"), "checked just now")
+    await expect(page.link("D1")).to_have_text("Download D1 (2.35 MB)")
+    await expect(page.page.get_by_role("status")).to_contain_text("File D1: Finished.")
+    await server.held(0)
+
+
+async def test_a_file_that_fails_is_asked_for_again(open_page: OpenPage, server: Server, world: World) -> None:
+    await world.put_job()
+    page = await open_page()
+    await page.watch(files="D1")
+    await server.held(1)
+    await world.put_job(status="failed", message="No awards were found")
+    await page.says("D1", "Failed", "No awards were found")
+    await world.put_job()
+    await page.page.get_by_role("button", name="Check file D1 again").click()
+    await page.says("D1", "Being generated")
+    await server.held(1)
+    await world.finish()
+    await page.says("D1", "Finished")
+
+
+async def test_a_reload_goes_on(open_page: OpenPage, server: Server, world: World, observed: Observed) -> None:
+    await put_all(world)
+    page = await open_page()
+    await page.watch(files="D1 E")
+    await server.held(2)
+    await page.page.reload()
+    await server.held(2)
+    await expect(page.page.get_by_label("Session token")).to_have_value("owner")
+    await expect(page.page.get_by_role("listitem")).to_have_count(2)
+    await page.says("E", "Being generated")
+    await finish_all(world)
+    await page.says("E", "Finished")
+    assert not [each for each in observed.requests if "owner" in each.url]
+
+
+async def test_two_tabs_share_a_hold(open_page: OpenPage, server: Server, world: World) -> None:
+    await world.put_job()
+    first, second = await open_page(), await open_page()
+    for page in (first, second):
+        await page.watch(files="D1")
+        await page.says("D1", "Being generated", "watching")
+        await server.held(1)
+    leaders = waiters_of_d1(server)
+    await second.page.close()  # It came last, and was the leader.
+    await until(lambda: not leaders & waiters_of_d1(server), what="the leader has gone")
+    await server.held(1)
+    third = await open_page()
+    await third.watch(files="D1")
+    await third.says("D1", "Being generated")
+    await server.held(1)
+    await world.finish()
+    for page in (first, third):
+        await page.says("D1", "Finished")
+
+
+async def test_another_token_shares_nothing(open_page: OpenPage, server: Server, world: World) -> None:
+    await world.put_job()
+    owner, stranger, reader = await open_page(), await open_page(), await open_page()
+    await owner.watch(files="D1")
+    await server.held(1)
+    await stranger.watch("stranger", files="D1")
+    await stranger.says("D1", "Not available", "User does not have permission to access that submission")
+    await reader.watch("reader", files="D1")
+    await server.held(2)
+    await world.log_out("reader")
+    await expect(reader.page.get_by_role("alert")).to_contain_text("Login Required")
+    await owner.says("D1", "Being generated")
+    await server.held(1)
+    await world.finish()
+    await owner.says("D1", "Finished")
+    await reader.says("D1", "Not available")
+
+
+@pytest.mark.timeout(seconds=90)
+async def test_eight_tabs_keep_connections_free(
+    open_page: OpenPage, server: Server, world: World, observed: Observed
+) -> None:
+    await put_all(world)
+    pages = [await open_page() for _ in range(8)]
+    for page in pages:
+        await page.watch()
+        await page.says("F", "Being generated")
+    await server.held(4)
+    metrics = (await server.fetch("/metrics")).body.decode()
+    assert "\ngenstatus_held_requests 4.0\n" in metrics
+    await pages[3].page.reload()  # There are connections left for it.
+    await pages[3].says("D1", "Being generated")
+    await server.held(4)
+    await finish_all(world)
+    for page in pages:
+        for file_type in FILE_TYPES:
+            await page.says(file_type, "Finished")
+    # One look in each tab for each file, its hold, the hold that was taken over, and little else.
+    assert len(list(observed.checks())) < 8 * 4 * 4
+
+
+async def test_more_files_than_places_are_polled(
+    open_page: OpenPage, server: Server, world: World, observed: Observed
+) -> None:
+    await put_all(world)
+    pages = [await open_page(), await open_page()]
+    for page, token in zip(pages, ("owner", "admin"), strict=True):
+        await page.watch(token)
+        await page.says("F", "Being generated")
+    await server.held(4)
+    await pages[1].says("F", re.compile("asking again in [1-9] s"))
+    await finish_all(world)
+    for page in pages:
+        for file_type in FILE_TYPES:
+            await page.says(file_type, "Finished")
+
+
+async def test_a_tab_that_comes_to_the_front_takes_over(open_page: OpenPage, server: Server, world: World) -> None:
+    await world.put_job()
+    back, front = await open_page(), await open_page()
+    show = "(state) => Object.defineProperty(document, 'visibilityState', { value: state, configurable: true })"
+    tell = "() => document.dispatchEvent(new Event('visibilitychange'))"
+    await front.page.evaluate(show, "hidden")
+    await back.watch(files="D1")
+    await server.held(1)
+    await front.watch(files="D1")
+    await front.says("D1", "Being generated", "watching")
+    leaders = waiters_of_d1(server)
+    await front.page.evaluate(show, "visible")
+    await front.page.evaluate(tell)
+    await until(lambda: not leaders & waiters_of_d1(server), what="the other has taken over")
+    await server.held(1)
+    await world.finish()
+    for page in (back, front):
+        await page.says("D1", "Finished")
+
+
+async def test_without_a_secure_context_it_polls(
+    open_page: OpenPage, browser: BrowserContext, server: Server, world: World
+) -> None:
+    await world.put_job()
+    page = await open_page()
+    await page.page.goto(server.base_url.replace("127.0.0.1", "status.test") + "/")
+    await page.watch(files="D1")
+    await page.says("D1", "Being generated", "asking again in")
+    assert not len(server.services.waiters)
+    await world.finish()
+    await page.says("D1", "Finished")
+
+
+async def test_a_session_that_ends_while_it_waits(open_page: OpenPage, server: Server, world: World) -> None:
+    await put_all(world)
+    page = await open_page()
+    await page.watch(files="D1 E")
+    await server.held(2)
+    await world.log_out("owner")
+    await expect(page.page.get_by_role("alert")).to_have_text(
+        "Login Required: this session token is unknown or has expired."
+    )
+    for file_type in ("D1", "E"):
+        await page.says(file_type, "Not available")
+    token = page.page.get_by_label("Session token")
+    await expect(token).to_be_focused()
+    await expect(token).to_have_value("")
+    assert await page.page.evaluate("sessionStorage.length") == 0
+    await server.held(0)
+    await page.watch("admin", files="D1")
+    await expect(page.page.get_by_role("alert")).to_be_empty()
+    await server.held(1)
+
+
+async def test_a_url_that_has_expired_is_fetched_anew(
+    open_page: OpenPage, world: World, s3: S3, observed: Observed
+) -> None:
+    upload(s3, "1/D1.csv", b"first")
+    await world.put_job()
+    await world.finish(size=5)
+    page = await open_page()
+    await page.page.clock.install()
+    await page.watch(files="D1")
+    await page.says("D1", "Finished", "checked just now")
+    first = await page.link("D1").get_attribute("href")
+    checks = len(list(observed.checks()))
+    async with page.page.expect_download():
+        await page.link("D1").click()
+    assert len(list(observed.checks())) == checks
+    await page.page.clock.fast_forward("00:31")  # More than half of the URL's life.
+    await page.says("D1", "checked 31 s ago")
+    async with page.page.expect_download() as download:
+        await page.link("D1").click()
+    assert await content_of(await download.value) == b"first"
+    assert len(list(observed.checks())) == checks + 1
+    await page.says("D1", "Finished", "checked just now")
+    assert first
+    assert first.startswith(s3.endpoint_url)
+
+
+async def test_a_click_on_what_is_generated_once_more(open_page: OpenPage, server: Server, world: World) -> None:
+    await world.put_job()
+    await world.finish()
+    page = await open_page()
+    await page.page.clock.install()
+    await page.watch(files="D1")
+    await page.says("D1", "Finished")
+    await world.put_job()
+    await page.page.clock.fast_forward("00:31")
+    await page.link("D1").click()
+    await page.says("D1", "Being generated")
+    await expect(page.link("D1")).to_be_hidden()
+    await server.held(1)
+
+
+async def test_the_keyboard_is_enough(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
+    upload(s3, "1/D2.csv", b"x")
+    await world.put_job(101, "D2")
+    await world.finish(101, "1/D2.csv")
+    await world.put_job(102, "E")
+    page = await open_page()
+    keys = page.page.keyboard
+    await keys.press("Tab")  # to the API
+    await keys.press("Tab")
+    await keys.type("owner")
+    await keys.press("Tab")
+    await keys.type("1")
+    await keys.press("Tab")
+    await keys.press("Space")  # not D1
+    for _ in range(3):
+        await keys.press("Tab")
+    await keys.press("Space")  # not F
+    await keys.press("Tab")
+    await keys.press("Enter")
+    await page.says("D2", "Finished")
+    await expect(page.page.get_by_role("listitem")).to_have_count(2)
+    await keys.press("Tab")  # past "forget"
+    await keys.press("Tab")
+    await expect(page.link("D2")).to_be_focused()
+    async with page.page.expect_download():
+        await keys.press("Enter")
+    await server.held(1)
+    await keys.press("Shift+Tab")
+    await keys.press("Enter")  # forget
+    await expect(page.page.get_by_role("listitem")).to_have_count(0)
+    await expect(page.page.get_by_label("Session token")).to_be_focused()
+    await server.held(0)
+
+
+@pytest.mark.parametrize("path", ["", "docs"])
+@pytest.mark.parametrize("context_options", [{"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"}])
+async def test_a_phone_in_the_dark(open_page: OpenPage, world: World, path: str) -> None:
+    await world.put_job()
+    await world.put_job(101, "D2", status="failed", message="x" * 200)
+    await world.put_job(102, "E", status="finished", upload={"status": "finished", "key": "1/E.csv"}, size=10**9)
+    page = await open_page()
+    if path:
+        await page.page.get_by_role("link", name="API").click()
+        await expect(page.page.get_by_role("heading", name="/readyz", exact=True)).to_be_visible()
+    else:
+        await page.watch()
+        await page.says("E", "Finished", "Download E (1 GB)")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    assert await page.page.evaluate(colour) == "rgb(22, 24, 29)"
+    assert await page.page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+async def test_nothing_chosen_is_told_before_anything_is_asked(open_page: OpenPage, observed: Observed) -> None:
+    page = await open_page()
+    await page.watch(files="")
+    await page.watch(submission="1e3")
+    await page.watch(token="")
+    await expect(page.page.get_by_role("listitem")).to_have_count(0)
+    assert not list(observed.checks())
+    await page.watch(submission="99", files="D1")
+    await page.says("D1", "Not available", "No such submission")
+
+
+async def test_the_document_is_rendered(open_page: OpenPage) -> None:
+    page = (await open_page()).page
+    await page.get_by_role("link", name="API").click()
+    document = await (await page.request.get("/openapi.json".join([page.url.rpartition("/")[0], ""]))).json()
+    for path, item in document["paths"].items():
+        await expect(page.get_by_role("heading", name=path, exact=True)).to_be_visible()
+        for method in item:
+            await expect(page.get_by_role("heading", name=f"{method.upper()} {path}", exact=True)).to_be_visible()
+    await page.get_by_text("401 No, unknown or expired session.").first.click()
+    await expect(page.get_by_text('"message": "Login Required"').first).to_be_visible()
+    await expect(page.get_by_role("row", name="submission_id query, required").first).to_be_visible()

@@ -1,0 +1,51 @@
+"""An event loop per test that is closed clean, or says what the test left behind."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tornado.ioloop import IOLoop
+
+# What is on its way out when a test ends, such as a closed connection's task, may take its last steps.
+GRACE_SECONDS = 1.0
+
+
+class LeftBehindError(AssertionError):
+    """A test ended and something of it was still there."""
+
+
+@contextmanager
+def clean_io_loop() -> Iterator[IOLoop]:
+    """A Tornado loop that is the thread's current one until it is closed."""
+    io_loop = IOLoop(make_current=False)
+    loop = io_loop.asyncio_loop
+    unhandled: list[str] = []
+    loop.set_exception_handler(lambda _, context: unhandled.append(describe(context)))
+    asyncio.set_event_loop(loop)
+    try:
+        yield io_loop
+        leaked = loop.run_until_complete(end_tasks())
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        asyncio.set_event_loop(None)
+        io_loop.close(all_fds=True)
+    if leaked or unhandled:
+        raise LeftBehindError("\n".join(["The test left behind:", *leaked, *unhandled]))
+
+
+async def end_tasks() -> list[str]:
+    """Cancel the tasks that do not end by themselves, and name them."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if not tasks:
+        return []
+    _, leaked = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+    names = [f"a running task: {task!r}" for task in leaked]
+    for task in leaked:
+        task.cancel()
+    await asyncio.gather(*leaked, return_exceptions=True)
+    return names
+
+
+def describe(context: dict[str, object]) -> str:
+    return f"an error that nobody handled: {context['message']}: {context.get('exception')!r}"

@@ -1,0 +1,132 @@
+"""The real server as a process of its own, with real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.services import S3
+
+DEADLINE = 30.0
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Block until the condition holds; fail when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class ServerProcess:
+    """A running `serve`, or another command, and what it has written to standard error."""
+
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def records(self, action: str) -> list[dict[str, Any]]:
+        """The log's records of one action."""
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("action") == action]
+
+    @property
+    def url(self) -> str:
+        wait_until(lambda: self.records("listening") or self.process.poll() is not None, "listening")
+        assert self.records("listening"), self.log
+        return str(self.records("listening")[0]["url"])
+
+    def ask(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Status, JSON body and headers of a GET."""
+        request = urllib.request.Request(self.url + path, headers=dict(headers or {}))  # noqa: S310 - http, and ours
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:  # noqa: S310
+                return answer.status, json.loads(answer.read()), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read()), dict(error.headers)
+
+    def metrics(self) -> dict[str, float]:
+        """Every series of `/metrics` by its name, labels and all."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=DEADLINE) as answer:  # noqa: S310 - http, and ours
+            lines = answer.read().decode().splitlines()
+        series = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in series}
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: self.ask("/readyz")[0] == 200, "ready")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and wait; gives the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE)
+
+
+@contextmanager
+def running_server(
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None, *, command: str = "serve"
+) -> Iterator[ServerProcess]:
+    """The server with these flags and this environment beside the test's; killed at the end if it still runs."""
+    log_path = folder / f"{command}-{time.monotonic_ns()}.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "genstatus_server", command, *arguments],
+            env=os.environ | dict(environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield ServerProcess(process, log_path)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """A command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "genstatus_server", *arguments],
+        env=os.environ | dict(environment or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def flags_for(mongodb_uri: str, database_name: str, s3: S3, **options: str) -> list[str]:
+    """The flags of a server on a free port."""
+    flags = {
+        "port": "0",
+        "mongodb-uri": mongodb_uri,
+        "mongodb-database": database_name,
+        "s3-bucket": s3.bucket,
+        "s3-region": s3.region,
+        "s3-endpoint-url": s3.endpoint_url,
+    }
+    return [f"--{name}={value}" for name, value in (flags | options).items()]
+
+
+def credentials(s3: S3) -> dict[str, str]:
+    return {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}

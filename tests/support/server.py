@@ -1,0 +1,99 @@
+"""The server inside the test's own loop, and a client that speaks to it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from tornado.httpclient import HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from genstatus_server.app import make_application, open_services
+from genstatus_server.services import Services
+from genstatus_server.settings import Settings, load_settings
+from genstatus_server.watcher import Watching
+from tests.support.services import S3
+from tests.support.world import SUBMISSION
+
+ROUTE: Final = "/v1/check_generation_status/"
+DEADLINE: Final = 10.0
+
+
+def settings_for(mongodb_uri: str, database_name: str, s3: S3, **options: str) -> Settings:
+    """Settings as if given by flags."""
+    flags = {
+        "mongodb_uri": mongodb_uri,
+        "mongodb_database": database_name,
+        "s3_bucket": s3.bucket,
+        "s3_region": s3.region,
+        "s3_endpoint_url": s3.endpoint_url,
+    }
+    return load_settings(flags | options, {})
+
+
+async def until(condition: Callable[[], object], *, seconds: float = DEADLINE, what: str = "") -> None:
+    """Wait until the condition holds; fail when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        await asyncio.sleep(0.005)
+
+
+@dataclass
+class Server:
+    """A running server, in this loop. `services` lets a test look inside."""
+
+    services: Services
+    base_url: str
+    client: SimpleAsyncHTTPClient
+
+    async def fetch(self, path: str, **options: Any) -> HTTPResponse:
+        """Any request; the answer whatever its status."""
+        options.setdefault("request_timeout", 60)
+        response: HTTPResponse = await self.client.fetch(self.base_url + path, raise_error=False, **options)
+        return response
+
+    async def check(
+        self, token: str | None = "owner", *, headers: dict[str, str] | None = None, **query: object
+    ) -> HTTPResponse:
+        """The status of a file, D1 of submission 1 unless `query` says otherwise (None leaves a parameter out)."""
+        parameters = {"submission_id": SUBMISSION, "file_type": "D1"} | query
+        path = ROUTE + "?" + urlencode({name: value for name, value in parameters.items() if value is not None})
+        sent = ({"X-Session-ID": token} if token is not None else {}) | (headers or {})
+        return await self.fetch(path, headers=sent)
+
+    async def held(self, count: int = 1) -> None:
+        """Wait until this many requests have looked once and are waiting."""
+        waiters = self.services.waiters
+        await until(lambda: waiters.sleeping() == count, what=f"{count} held, but {waiters.sleeping()}")
+
+
+def body(response: HTTPResponse) -> dict[str, Any]:
+    """The JSON object of an answer."""
+    content: dict[str, Any] = json.loads(response.body)
+    return content
+
+
+async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: SimpleAsyncHTTPClient) -> Server:
+    """A server on a free port that follows changes; `stack` stops it."""
+    services = await open_services(stack, settings, s3_keys=(s3.access_key, s3.secret_key))
+    server = HTTPServer(make_application(services))
+    sockets = bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    stack.push_async_callback(stop, server, services)
+    await until(lambda: services.watcher.watching is not Watching.DOWN, what="watching")
+    return Server(services, f"http://127.0.0.1:{sockets[0].getsockname()[1]}", client)
+
+
+async def stop(server: HTTPServer, services: Services) -> None:
+    """Stop it, and see that nothing of a request is left."""
+    server.stop()
+    await server.close_all_connections()
+    await until(lambda: not len(services.waiters), what="no hold is left")
+    assert not services.waiters.keys()
