@@ -1,0 +1,1 @@
+"""What puts load on a server: programs of their own, on cores that the server does not use."""

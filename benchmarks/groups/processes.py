@@ -1,0 +1,72 @@
+"""One process and two, on both cores together with the load: the costs with which docs/scaling.md reckons."""
+
+import time
+from collections import defaultdict
+
+from benchmarks import contenders
+from benchmarks.bench import Bench
+from benchmarks.contenders import Contender
+from benchmarks.database import path
+from benchmarks.groups.holds import idle_costs
+from benchmarks.groups.polls import finished_job
+from benchmarks.load import finish_jobs, poll
+from benchmarks.procfs import cpu_seconds, memory
+from benchmarks.table import Row
+
+_CONNECTIONS = 32
+_SECONDS = 2
+#: Seconds after the last write until its change has been told.
+_SETTLE = 0.5
+
+
+def measure(bench: Bench) -> list[Row]:
+    job = finished_job(bench)
+    one: dict[str, list[float]] = defaultdict(list)
+    two: dict[str, list[float]] = defaultdict(list)
+    for _ in bench.rounds("processes"):
+        for count, seen in ((1, one), (2, two)):
+            cores = [bench.cores.server, bench.cores.load]
+            with contenders.genstatus(bench, f"--processes={count}", core=cores) as contender:
+                for name, value in _measure_one(bench, contender, path(job)).items():
+                    seen[name].append(value)
+    return [
+        Row("processes", name, unit, two[name], one[name], "1 process")
+        for name, unit in (
+            ("plain polls, 2 processes", "/s"),
+            ("CPU per poll, 2 processes", "µs"),
+            ("memory, 2 processes", "MB"),
+            ("MongoDB operations, 2 processes, idle", "/s"),
+            ("CPU per change that nobody waits for, 2 processes", "µs"),
+            ("mongod's CPU per write and its changes, 2 processes", "µs"),
+        )
+    ]
+
+
+def _measure_one(bench: Bench, contender: Contender, polled: str) -> dict[str, float]:
+    poll(contender, polled, 1, connections=_CONNECTIONS)
+    cpu = cpu_seconds(contender.pid)
+    seen = poll(contender, polled, bench.scale.poll_seconds, connections=_CONNECTIONS)
+    cpu_of_polls = cpu_seconds(contender.pid) - cpu
+    _, operations = idle_costs(bench, contender)
+    cpu_of_change, mongod = _costs_of_changes(bench, contender)
+    return {
+        "plain polls, 2 processes": seen.per_second,
+        "CPU per poll, 2 processes": 1e6 * cpu_of_polls / seen.requests,
+        "memory, 2 processes": memory(contender.pid) / 1e6,
+        "MongoDB operations, 2 processes, idle": operations,
+        "CPU per change that nobody waits for, 2 processes": 1e6 * cpu_of_change,
+        "mongod's CPU per write and its changes, 2 processes": 1e6 * mongod,
+    }
+
+
+def _costs_of_changes(bench: Bench, contender: Contender) -> tuple[float, float]:
+    """CPU seconds of the server and of mongod for each finished job, where nobody waits for it."""
+    jobs = bench.database.add_jobs(bench.scale.wake_rate * _SECONDS)
+    time.sleep(_SETTLE)  # until the changes of these inserts were told: they end with no event of ours
+    ours, mongod = cpu_seconds(contender.pid), cpu_seconds(bench.database.pid)
+    finish_jobs(bench, jobs, bench.scale.wake_rate)
+    time.sleep(_SETTLE)
+    return (
+        (cpu_seconds(contender.pid) - ours) / len(jobs),
+        (cpu_seconds(bench.database.pid) - mongod) / len(jobs),
+    )

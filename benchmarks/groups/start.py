@@ -1,0 +1,44 @@
+"""From the start of the process to ready, where MongoDB runs already, and what that is made of."""
+
+import subprocess
+import time
+from collections import defaultdict
+from datetime import datetime
+
+from benchmarks import contenders
+from benchmarks.bench import Bench
+from benchmarks.programs import python
+from benchmarks.table import Row, Target
+
+
+def measure(bench: Bench) -> list[Row]:
+    seen: dict[str, list[float]] = defaultdict(list)
+    for _ in bench.rounds("start"):
+        to_wall_clock = time.time() - time.monotonic()
+        with contenders.genstatus(bench) as contender:
+            ready = time.monotonic()
+            logged = {
+                str(each["action"]): datetime.fromisoformat(str(each["timestamp"])).timestamp() - to_wall_clock
+                for each in contenders.records(contender.program.log)
+            }
+            started = contender.program.started
+        seen["ready"].append(ready - started)
+        seen["imports"].append(_seconds_to_import(bench, "genstatus_server.cli"))
+        seen["listening"].append(logged["listening"] - started)
+        seen["stream"].append(logged["change_stream_open"] - started)
+        with contenders.bare(bench, b"{}") as contender:
+            seen["bare"].append(time.monotonic() - contender.program.started)
+    return [
+        Row("start", "start to ready, MongoDB running", "s", seen["ready"], target=Target("<=", 1.5)),
+        Row("start", "Python and its imports, by themselves", "s", seen["imports"]),
+        Row("start", "until it listens (with the S3 client)", "s", seen["listening"]),
+        Row("start", "until the change stream stands", "s", seen["stream"]),
+        Row("start", "bare Tornado's start", "s", seen["bare"]),
+    ]
+
+
+def _seconds_to_import(bench: Bench, module: str) -> float:
+    began = time.monotonic()
+    command = ["taskset", "-c", str(bench.cores.server), *python("-c", f"import {module}")]
+    subprocess.run(command, check=True)
+    return time.monotonic() - began
