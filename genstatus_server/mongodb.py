@@ -61,7 +61,7 @@ async def open_database(uri: str, name: str, *, streaming: bool = False) -> Asyn
     Reads go to the primary and see what a majority has: what the change stream has told, a read sees too.
     `streaming` makes a client for the change stream, whose reads may idle but whose connection may not be silent.
     """
-    # Who follows the stream tries again by itself, and looks at what is held in between; a driver that does so delays it.
+    # Who follows the stream tries again by itself, and looks at what is held in between: a driver's retry delays that.
     stream: dict[str, Any] = {"socketTimeoutMS": SILENCE_MS, "retryReads": False}
     limits = stream if streaming else {"timeoutMS": READ_MS}
     client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
@@ -112,10 +112,16 @@ async def open_change_stream(
 ) -> AsyncIterator[ChangeStream]:
     """A change stream on `database` that stands on MongoDB when the block begins.
 
-    `start_after` is used for every token: unlike `resume_after` it also goes on behind an invalidate.
+    It goes on behind `resume_token`; without one it begins where a read of this moment ends. MongoDB's own beginning is
+    the primary's last write, which a majority, and so a read, may not have yet: right after an election that would
+    leave a gap of seconds.
     """
+    # `start_after` for every token: unlike `resume_after` it also goes on behind an invalidate.
+    start: dict[str, Any] = {"start_after": resume_token}
+    if resume_token is None:
+        start = {"start_at_operation_time": await majority_time(database)}
     async with database.watch(
-        list(pipeline), full_document="updateLookup", start_after=resume_token, max_await_time_ms=HEARTBEAT_MS
+        list(pipeline), full_document="updateLookup", max_await_time_ms=HEARTBEAT_MS, **start
     ) as stream:
         yield ChangeStream(stream)
 
@@ -134,6 +140,14 @@ def _take_all(stream: "pymongo.change_stream.ChangeStream[Document]") -> list[Do
 async def cluster_time(database: Database) -> Timestamp | None:
     """The time of MongoDB's newest operation; None on a standalone."""
     answer = await database.command("ping")
+    return answer.get("operationTime")
+
+
+async def majority_time(database: Database) -> Timestamp | None:
+    """The time of the newest operation that a majority has, and so of what a read sees; None on a standalone."""
+    # Of a read with this concern, MongoDB tells the time of what it was read from. Any read will do.
+    nothing = {"find": "jobs", "filter": {"_id": None}, "limit": 1, "singleBatch": True}
+    answer = await database.command(nothing | {"readConcern": {"level": "majority"}})
     return answer.get("operationTime")
 
 

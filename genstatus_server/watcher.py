@@ -84,6 +84,7 @@ class JobWatcher:
             # The stream stands, but nothing of it has been read: what this finds can only be dropped by it later.
             await self._store.read_again(self._waiters.keys())
             self._is_open()
+            self._resume_token = stream.resume_token
             await self._read_changes(stream)
 
     async def _read_changes(self, stream: mongodb.ChangeStream) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from tornado.httpclient import HTTPResponse
 
+from tests.support.loops import lateness
 from tests.support.server import ROUTE, Server, body, until
 from tests.support.world import Document, World, token_hash
 
@@ -225,14 +226,14 @@ async def test_an_aborted_transaction_does_not_wake(server: Server, world: World
     await world.put_job()
     answer = held(server)
     await server.held()
-    before = sample(server, "genstatus_mongodb_reads_total", collection="sessions")
+    [waiter] = server.services.waiters._by_key["jobs", (1, "D1")]
     async with world.client.start_session() as session:
         await session.start_transaction()
         await world.jobs.update_one({"_id": 100}, {"$set": FINISHED}, session=session)
         await session.abort_transaction()
     await seen_by(server, world)
     assert not answer.done()
-    assert sample(server, "genstatus_mongodb_reads_total", collection="sessions") == before + 1  # Of the witness alone.
+    assert waiter.woken_at is None
     await world.finish()
     assert (await settled(answer))["status"] == "finished"
 
@@ -298,9 +299,10 @@ async def test_the_deadline_is_a_waiting_answer_that_is_never_late(server: Serve
         assert int(response.headers["Retry-After"]) > 0
         return took
 
-    times = sorted(await asyncio.gather(*(timed() for _ in range(30))))
+    async with lateness() as machine:
+        times = sorted(await asyncio.gather(*(timed() for _ in range(30))))
     assert times[0] >= 1 - 1 / 16
-    assert times[15] <= 1 + LATE  # The slowest may be the client's, on a busy machine.
+    assert times[-1] <= 1 + LATE + machine.seconds
     assert times[-1] - times[0] > 1 / 100  # They do not all end together.
 
 
@@ -325,9 +327,11 @@ async def test_a_hold_has_the_length_in_force(
     server: Server, world: World, query: dict[str, Any], prefer: str | None, seconds: float
 ) -> None:
     await world.put_job()
-    began = time.monotonic()
-    response = await server.check(headers={"Prefer": prefer} if prefer else None, **query)
-    assert seconds * 15 / 16 <= time.monotonic() - began <= seconds + LATE
+    async with lateness() as machine:
+        began = time.monotonic()
+        response = await server.check(headers={"Prefer": prefer} if prefer else None, **query)
+        took = time.monotonic() - began
+    assert seconds * 15 / 16 <= took <= seconds + LATE + machine.seconds
     assert response.headers["X-Wait-Result"] == "deadline"
     assert response.headers.get("Preference-Applied") == ("wait=0.5" if not query else None)
 
@@ -441,9 +445,11 @@ async def test_every_ground_of_access_can_be_taken_away(
 async def test_a_session_that_expires_ends_the_hold_by_the_clock(server: Server, world: World) -> None:
     await world.put_job()
     await world.log_in("reader", 12, seconds=1)
-    began = time.monotonic()
-    response = await server.check("reader", wait="true", timeout=20)
-    assert time.monotonic() - began < 1 + LATE
+    async with lateness() as machine:
+        began = time.monotonic()
+        response = await server.check("reader", wait="true", timeout=20)
+        took = time.monotonic() - began
+    assert took < 1 + LATE + machine.seconds
     assert (response.code, body(response)) == LOGIN_REQUIRED
 
 

@@ -1,0 +1,1 @@
+"""What goes wrong around the server, with real processes and real signals."""

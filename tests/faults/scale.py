@@ -1,4 +1,4 @@
-"""How much the suite does, and how much time it gives: a quick selection of everything, or with FAULTS=full all of it."""
+"""How much the suite does, and how much time it gives: a quick selection of it all, or with FAULTS=full the whole."""
 
 import os
 from collections.abc import Callable

@@ -119,7 +119,7 @@ def test_what_is_dropped_ends_its_holds_and_what_is_made_again_is_followed(
             began = time.time()
             fault(on_one)
             answers = holds.results()
-        assert counted(answers, "status", "generation", "result") .keys() <= expected
+        assert counted(answers, "status", "generation", "result").keys() <= expected
         assert len(answers) == HOLDS
         figures.within("from the fault to the last answer", max(a["at"] for a in answers) - began, 2)
         on_one.client.drop_database(on_one.name)

@@ -9,7 +9,7 @@ from tests.faults.serving import Served
 from tests.support.holds import counted, holding, question
 from tests.support.processes import wait_until
 from tests.support.replica_set import ReplicaSet
-from tests.support.scene import TOKEN, Scene, scene
+from tests.support.scene import TOKEN, scene
 
 HOLDS = scaled(100, 1000)
 NUMBERS = range(1, HOLDS + 1)

@@ -84,3 +84,11 @@ def is_moment(value: object) -> bool:
         low, high = (DatetimeMS(each) for each in (datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)))
         return low <= value <= high
     return isinstance(value, datetime)
+
+
+def is_future(value: object) -> bool:
+    """Whether it is a moment that has not come yet."""
+    if not is_moment(value):
+        return False
+    now = datetime.now(UTC)
+    return value > DatetimeMS(now) if isinstance(value, DatetimeMS) else isinstance(value, datetime) and value > now

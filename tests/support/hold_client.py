@@ -4,8 +4,8 @@
 
 Prints `sent` once every request was sent, and in the end one JSON list with what became of each: `at` is the wall
 clock's time. With `loop`, a client that is told to wait asks again, as long as it is not told to stop. A line on stdin
-tells what the clients do: `fin` and `rst` leave, by either means; `vanish` leaves without a word, as a machine does that
-loses its power; `stop` has each take its last answer.
+tells what the clients do: `fin` and `rst` leave, by either means; `vanish` leaves without a word, as a machine does
+that loses its power; `stop` has each take its last answer.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ OTHER_FILES = 200
 Answer = dict[str, Any]
 
 
-def question(submission_id: int, timeout: float = 300) -> str:
+def question(submission_id: int, timeout: float = 100) -> str:
     """The path of a request that asks to wait, `timeout` seconds at the longest."""
     return f"{poll(submission_id)}&wait=true&timeout={timeout}"
 

@@ -1,13 +1,14 @@
 """An event loop per test that is closed clean, or says what the test left behind."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from tornado.ioloop import IOLoop
 
 # What is on its way out when a test ends, such as a closed connection's task, may take its last steps.
 GRACE_SECONDS = 1.0
+TICK_SECONDS = 0.01
 
 
 class LeftBehindError(AssertionError):
@@ -32,6 +33,31 @@ def clean_io_loop() -> Iterator[IOLoop]:
         io_loop.close(all_fds=True)
     if leaked or unhandled:
         raise LeftBehindError("\n".join(["The test left behind:", *leaked, *unhandled]))
+
+
+class Lateness:
+    """How late this loop has been altogether: what a busy machine may add to anything that was timed in it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            self.seconds += loop.time() - due
+
+
+@asynccontextmanager
+async def lateness() -> AsyncIterator[Lateness]:
+    """Watches how late the loop is while the block lasts."""
+    late = Lateness()
+    watching = asyncio.create_task(late.watch())
+    try:
+        yield late
+    finally:
+        watching.cancel()
 
 
 async def end_tasks() -> list[str]:

@@ -122,7 +122,8 @@ class ReplicaSet:
     def command(self, node: Node, name: str, value: object = 1, **options: object) -> dict[str, Any]:
         """Have the node carry out an admin command."""
         with Client(node.uri) as client:
-            return client.admin.command(name, value, **options)
+            answer: dict[str, Any] = client.admin.command({name: value, **options})
+            return answer
 
     def primary(self) -> Node | None:
         return next((node for node in self.nodes if self.hello(node).get("isWritablePrimary")), None)
@@ -168,9 +169,7 @@ def background() -> Iterator[Background]:
 
 
 @contextmanager
-def running_node(
-    folder: Path, replica_set: str | None = None, arguments: Sequence[str] = ()
-) -> Iterator[Node]:
+def running_node(folder: Path, replica_set: str | None = None, arguments: Sequence[str] = ()) -> Iterator[Node]:
     """One node, running."""
     with background() as loop:
         node = Node(loop, folder / "node", replica_set, arguments)

@@ -48,7 +48,7 @@ class Valve:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         node_reader, node_writer = await asyncio.open_connection("127.0.0.1", self._node.port)
         self._transports |= {writer, node_writer}
-        streams: set[bool] = set()  # Holds True once this connection is known to carry a stream.
+        streams = asyncio.Event()  # Set once this connection is known to carry a stream.
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pass(reader, node_writer, streams))
@@ -60,11 +60,11 @@ class Valve:
                 each.transport.abort()
                 self._transports.discard(each)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: set[bool]) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: asyncio.Event) -> None:
         while data := await reader.read(1 << 16):
             if STREAM_MARK in data:
-                streams.add(True)
-            if not (self.is_shut or (self.is_shut_for_streams and streams)):
+                streams.set()
+            if not (self.is_shut or (self.is_shut_for_streams and streams.is_set())):
                 writer.write(data)
                 await writer.drain()
         writer.close()
