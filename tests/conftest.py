@@ -7,7 +7,7 @@ a fixture asks for `io_loop` and calls `io_loop.run_sync`.
 import inspect
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.database import VALIDATORS, initialize
-from tests.support import services
+from tests.support import secrecy, services
 from tests.support.loops import clean_io_loop
 from tests.support.requirements import require
 from tests.support.server import Server, settings_for, start
@@ -61,6 +61,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             names = item.fixturenames
             names[:] = ["io_loop", *(name for name in names if name != "io_loop")]
+
+
+def pytest_runtest_setup() -> None:
+    secrecy.forget()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose server has written a secret."""
+    report = yield
+    written = (text for section, text in report.sections if section.endswith(report.when))
+    found = [line for text in written for line in secrecy.found_in(text)]
+    if found and report.passed:
+        report.outcome, report.longrepr = "failed", "\n".join(["a secret was written:", *found])
+    return report
 
 
 def forget_the_shell() -> None:

@@ -15,20 +15,26 @@ from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 import genstatus_server
+from tests.support.processes import DEADLINE, running_server
 from tests.support.requirements import require
 from tests.support.services import S3
+from tests.support.world import token_hash
 
 ROOT = Path(__file__).parent.parent
 
 INNER_CONFTEST = f"""
 import sys
 sys.path.append({str(ROOT)!r})
-from tests.conftest import io_loop, pytest_collection_modifyitems
+from tests.conftest import (
+    io_loop, pytest_collection_modifyitems, pytest_runtest_makereport, pytest_runtest_setup
+)
 """
 
 INNER_TESTS = """
 import asyncio
+import sys
 import warnings
+from tests.support.world import token_hash
 
 kept = []
 
@@ -52,6 +58,16 @@ async def test_false():
 
 def test_warning():
     warnings.warn("old")
+
+def test_written_token():
+    token_hash("hush")
+    print("GET /?x=hush")
+
+def test_written_signature():
+    sys.stderr.write("0123456789abcdef" * 4)
+
+def test_written_word():
+    print("hush", "0123456789abcdef" * 5)
 """
 
 INNER_UNCOLLECTABLE = """
@@ -90,13 +106,22 @@ def inner_run(tmp_path_factory: pytest.TempPathFactory) -> str:
         "Operation timed out after 0.5 seconds",
         "FAILED test_inner.py::test_false",
         "FAILED test_inner.py::test_warning - UserWarning: old",
+        "FAILED test_inner.py::test_written_token - a secret was written:",
+        "FAILED test_inner.py::test_written_signature - a secret was written:",
+        "PASSED test_inner.py::test_written_word",
         "ERROR test_uncollectable.py",
         "'unheard_of' not found in `markers`",
-        "= 3 failed, 4 passed, 3 errors in ",
+        "= 5 failed, 5 passed, 3 errors in ",
     ],
 )
 def test_what_a_test_leaves_behind_is_told(inner_run: str, line: str) -> None:
     assert line in inner_run
+
+
+def test_a_server_of_its_own_that_writes_a_token_is_told(tmp_path: Path) -> None:
+    token_hash("hush")
+    with pytest.raises(AssertionError, match="hush"), running_server(tmp_path, ["--address=hush.invalid"]) as server:
+        assert server.process.wait(DEADLINE) == 1
 
 
 @pytest.mark.parametrize("ci", ["", "0", "false"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import secrecy
 from tests.support.services import S3
 
 DEADLINE = 30.0
@@ -40,7 +41,8 @@ class ServerProcess:
 
     def records(self, action: str) -> list[dict[str, Any]]:
         """The log's records of one action."""
-        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        written = self.log.rpartition("\n")[0]  # The last line may be half written.
+        lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("action") == action]
 
     @property
@@ -79,7 +81,10 @@ class ServerProcess:
 def running_server(
     folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None, *, command: str = "serve"
 ) -> Iterator[ServerProcess]:
-    """The server with these flags and this environment beside the test's; killed at the end if it still runs."""
+    """The server with these flags and this environment beside the test's; killed at the end if it still runs.
+
+    What it has written must hold no secret.
+    """
     log_path = folder / f"{command}-{time.monotonic_ns()}.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -100,6 +105,8 @@ def running_server(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+    found = secrecy.found_in(log_path.read_text())
+    assert not found, "\n".join(["a secret was written:", *found])
 
 
 def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

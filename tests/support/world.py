@@ -13,6 +13,7 @@ import botocore.session
 from botocore.config import Config
 from pymongo import AsyncMongoClient, WriteConcern
 
+from tests.support import secrecy
 from tests.support.services import S3
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ USERS: Final[dict[str, Document]] = {
 
 
 def token_hash(token: str) -> str:
+    secrecy.note(token)
     return hashlib.sha256(token.encode()).hexdigest()
 
 
