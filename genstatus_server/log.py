@@ -9,13 +9,15 @@ from typing import Any, Final
 import structlog
 
 #: One of these stands in every text that has a secret to scrub: they are looked for first, because that is quick.
-_SUSPICIOUS: Final = ("signature", "credential", "security-token", "awsaccesskeyid", "session", "mongodb")
+_SUSPICIOUS: Final = ("signature", "aws4", "credential", "security-token", "awsaccesskeyid", "session", "mongodb")
 _SECRETS: Final = re.compile(
     # The query of a presigned URL (Signature V4 and V2), and a session token in a header or a query. A quote may be
-    # escaped, because it is the rendered record that is scrubbed.
+    # escaped, more than once, because it is the rendered record that is scrubbed.
     r"(?i)((?:x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid|x-session-id|session)"
-    r"\\?[\"']?\s*(?:=|%3d|:)\s*\\?[\"']?)[^&\s\"'<>,\\]+"
+    r"\\*[\"']?\s*(?:=|%3d|:)\s*\\*[\"']?)[^&\s\"'<>,\\]+"
 )
+#: Whatever else it stands in, this is a signature or the hash of a session token.
+_DIGEST: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?i)(mongodb(?:\+srv)?://)[^@/\s]+@")
 
 _logger: Any = structlog.get_logger("genstatus_server")
@@ -26,7 +28,7 @@ def scrub(text: str) -> str:
     lowered = text.lower()
     if not any(word in lowered for word in _SUSPICIOUS):
         return text
-    return _USER_INFO.sub(r"\1***@", _SECRETS.sub(r"\1***", text))
+    return _USER_INFO.sub(r"\1***@", _DIGEST.sub("***", _SECRETS.sub(r"\1***", text)))
 
 
 def cause(error: BaseException) -> str:
@@ -68,6 +70,8 @@ def set_up(log_format: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Below that it quotes what it could not understand, and that may hold anything.
+    logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
 def _renderers(log_format: str) -> list[Any]:

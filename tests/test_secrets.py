@@ -27,6 +27,14 @@ ROUTE = "/v1/check_generation_status/"
 TALKATIVE = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1", "PYTHONWARNINGS": "always"}
 
 
+#: Every library on debug level, from before the server begins.
+ON_DEBUG_LEVEL = """
+import logging
+for name in ("aiobotocore", "aiohttp", "asyncio", "botocore", "pymongo", "tornado"):
+    logging.getLogger(name).setLevel(logging.DEBUG)
+"""
+
+
 @pytest.fixture
 def secret_uri(mongodb_uri: str, sync_mongodb: Client, database_name: str) -> Iterator[str]:
     """The URI of MongoDB with a user of the test's own, and a password."""
@@ -122,6 +130,22 @@ def test_a_server_that_serves_writes_no_secret(tmp_path: Path, secret_uri: str, 
         check_silence(server, s3.secret_key, parse_qs(urlsplit(url).query)["X-Amz-Signature"][0])
 
 
+@pytest.mark.parametrize("log_format", ["json", "human"])
+def test_libraries_on_debug_level_write_no_secret(
+    tmp_path: Path, secret_uri: str, prepared: str, s3: S3, log_format: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ON_DEBUG_LEVEL)
+    environment = credentials(s3) | TALKATIVE | {"PYTHONPATH": str(tmp_path)}
+    flags = [*flags_for(secret_uri, prepared, s3), f"--log-format={log_format}"]
+    with running_server(tmp_path, flags, environment) as server:
+        server.wait_ready()
+        assert 200 in ask_everything(server)
+        assert server.end() == 0
+        for library in ("Calculating signature using v4 auth", "Command started"):
+            assert library in server.log, "they do say what they do"
+        check_silence(server, s3.secret_key)
+
+
 def test_a_server_that_cannot_sign_writes_no_secret(tmp_path: Path, secret_uri: str, prepared: str, s3: S3) -> None:
     with running_server(tmp_path, flags_for(secret_uri, prepared, s3), TALKATIVE) as server:
         wait_until(lambda: server.ask("/readyz")[1]["change_stream"] == "live", "the change stream")
@@ -153,6 +177,9 @@ def test_a_server_whose_password_is_wrong_does_not_write_it(
         "x-session-id: SECRET",
         "{'X-Session-ID': 'SECRET'}",
         '{"record": "{\\"X-Session-ID\\": \\"SECRET\\"}"}',
+        r'{"reply": "{\"job\": \"{\\\"session\\\": \\\"SECRET\\\"}\"}"}',
+        "Signature:\nSECRET",
+        r'{"action": "Signature:\nSECRET"}',
         "GET /?session=SECRET&a=b",
         "mongodb://user:SECRET@host/",
         "MongoDB+SRV://user:SECRET@host/?a=b",
@@ -161,6 +188,13 @@ def test_a_server_whose_password_is_wrong_does_not_write_it(
 def test_what_is_scrubbed(text: str) -> None:
     assert "SECRET" in text
     assert "SECRET" not in log.scrub(text)
+
+
+@pytest.mark.parametrize("text", ["StringToSign:\nAWS4-HMAC-SHA256\n{}", r"the session\n{}\n", "'sessions', '{}'"])
+def test_a_digest_is_scrubbed_whatever_is_before_it(text: str) -> None:
+    assert log.scrub(text.format("0123456789abcdef" * 4)) == text.format("***")
+    longer = text.format("0123456789abcdef" * 5)
+    assert log.scrub(longer) == longer
 
 
 @pytest.mark.parametrize(

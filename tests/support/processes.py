@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,9 +48,14 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        wait_until(lambda: self.records("listening") or self.process.poll() is not None, "listening")
-        assert self.records("listening"), self.log
-        return str(self.records("listening")[0]["url"])
+        wait_until(lambda: self._listening() or self.process.poll() is not None, "listening")
+        listening = self._listening()
+        assert listening, self.log
+        return listening[1]
+
+    def _listening(self) -> "re.Match[str] | None":
+        """The record, in either of the log's formats."""
+        return re.search(r"\blistening\b.*\burl\W+(http://[\w.:]+)\W", self.log)
 
     def ask(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
         """Status, JSON body and headers of a GET."""

@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 #: 64 hexadecimal digits: a signature (V4) or the hash of a token. Nothing else looks so but what S3 says of a file.
-_LOOKS: Final = re.compile(r"(?<![0-9a-z])(?<!sha256', b')[0-9a-f]{64}(?![0-9a-z])", re.IGNORECASE)
+_LOOKS: Final = re.compile(r"(?<![0-9a-f])(?<!sha256', b')[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE)
 
 # Of the running test, and of the module: whoever hashes a token has no fixture at hand.
 _tokens: set[str] = set()
