@@ -1,12 +1,15 @@
 """`GET /v1/generation_statuses/`: several files of a submission in one request, and in one hold."""
 
 import asyncio
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 from tornado.httpclient import HTTPResponse
 
+from genstatus_server.handlers.generation_statuses import _first_leaves_waiting
+from genstatus_server.jobs import job_from_document
 from tests.support.server import Server, body, until
 from tests.support.world import Document, World
 
@@ -102,6 +105,16 @@ async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> No
     assert files(response) == [("D1", "finished"), ("D2", "finished")]
     assert response.headers["X-Wait-Result"] == "settled"
     assert "Retry-After" not in response.headers
+
+
+def test_any_waits_for_what_was_waiting_when_it_was_last_seen() -> None:
+    """What was remembered as finished may turn out, read anew, to be generated once more."""
+    waiting, finished = (job_from_document({"status": status}) for status in ("waiting", "failed"))
+    is_settled = _first_leaves_waiting()
+    assert is_settled([finished, finished])
+    assert not is_settled([waiting, finished])
+    assert not is_settled([waiting, finished])
+    assert is_settled([finished, finished])
 
 
 @pytest.mark.parametrize("wait", ["all", "any"])
@@ -212,6 +225,17 @@ class TestEntityTag:
         response = await ask(server, wait="any", timeout=0.2, headers={"If-None-Match": known})
         assert (response.code, response.headers["ETag"]) == (HTTPStatus.OK, known)
         assert response.headers["X-Wait-Result"] == "deadline"
+
+    @pytest.mark.parametrize(("max_waits", "result"), [(0, "shed"), (1, "deadline")])
+    async def test_whoever_has_to_ask_again_is_told_when_though_nothing_waits(
+        self, server: Server, max_waits: int, result: str
+    ) -> None:
+        server.services.settings = replace(server.services.settings, max_waits=max_waits)
+        known = (await ask(server)).headers["ETag"]
+        response = await ask(server, wait="any", timeout=0.2, headers={"If-None-Match": known})
+        assert files(response) == [("D1", "invalid"), ("D2", "invalid")]
+        assert response.headers["X-Wait-Result"] == result
+        assert int(response.headers["Retry-After"]) > 0
 
     async def test_there_is_never_a_304(self, server: Server) -> None:
         known = (await ask(server)).headers["ETag"]

@@ -50,11 +50,11 @@ class GenerationStatusesHandler(HeldHandler):
 
 
 def _first_leaves_waiting() -> IsSettled:
-    waiting: list[int] | None = None
+    waiting: list[int] = []
 
     def is_settled(jobs: Sequence[Job]) -> bool:
         nonlocal waiting
-        if waiting is None:
+        if not waiting:  # Also where one that was remembered as settled turns out to be generated once more.
             waiting = [place for place, job in enumerate(jobs) if not job.is_settled]
         return not waiting or any(jobs[place].is_settled for place in waiting)
 

@@ -123,7 +123,7 @@ class HeldHandler(BaseHandler):
             self.set_header("X-Wait-Result", result)
             self.log_fields["wait_result"] = result.value
         self.log_fields["generation_status"] = ",".join(job.generation_status for job in jobs)
-        if not all(job.is_settled for job in jobs):
+        if _is_to_ask_again(jobs, result):
             self.set_header("Retry-After", _RETRY_AFTER[result]())
         if result is WaitResult.DRAINING:
             self.set_header("Connection", "close")
@@ -133,3 +133,8 @@ class HeldHandler(BaseHandler):
     async def _url_of(self, job: Job) -> str | None:
         is_finished = job.generation_status is GenerationStatus.FINISHED
         return await self.services.presigner.presigned_url(job) if is_finished else None
+
+
+def _is_to_ask_again(jobs: Sequence[Job], result: WaitResult | None) -> bool:
+    """Also where nothing waits, but a caller waited in vain for it to differ from what it knows."""
+    return result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs)

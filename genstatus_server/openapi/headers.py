@@ -42,7 +42,11 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     ),
     "Access-Control-Max-Age": ("To a preflight of such a page.", _SECONDS, 7200),
     "Allow": ("The methods that the path takes.", {"type": "string", "const": _METHODS}, _METHODS),
-    "Retry-After": ("The seconds after which to ask again, on every `waiting` and every 503.", _SECONDS, 5),
+    "Retry-After": (
+        "The seconds after which to ask again, on every `waiting`, every hold that came to nothing, and every 503.",
+        _SECONDS,
+        5,
+    ),
     "X-Wait-Result": (
         "Why a request that asked to wait is answered. `deadline`: ask again at once; any other: after `Retry-After`.",
         {"type": "string", "enum": [result.value for result in WaitResult if result is not WaitResult.GONE]},
