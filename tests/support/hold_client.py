@@ -1,10 +1,10 @@
 """Many held requests out of one cheap process: raw sockets in one loop, and nothing but the standard library.
 
-    python hold_client.py '{"host": …, "port": …, "requests": ["/path", …], "token": …, "loop": false}'
+    echo '{"host": …, "port": …, "requests": ["/path", …], "token": …, "loop": false, "pause": 1}' | python hold_client.py
 
 Prints `sent` once every request was sent, and in the end one JSON list with what became of each: `at` is the wall
-clock's time. With `loop`, a client that is told to wait asks again, as long as it is not told to stop. A line on stdin
-tells what the clients do: `fin` and `rst` leave, by either means; `vanish` leaves without a word, as a machine does
+clock's time. With `loop`, a client that is told to wait asks again, as long as it is not told to stop. Another line on
+stdin tells what the clients do: `fin` and `rst` leave, by either means; `vanish` leaves without a word, as a machine does
 that loses its power; `stop` has each take its last answer.
 """
 
@@ -144,4 +144,4 @@ def described(head: bytes, body: bytes) -> dict[str, Any]:
 if __name__ == "__main__":
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-    asyncio.run(Clients(json.loads(sys.argv[1])).run())
+    asyncio.run(Clients(json.loads(sys.stdin.readline())).run())

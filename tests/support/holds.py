@@ -43,9 +43,7 @@ class Holds:
 
     def tell(self, order: str) -> None:
         """`fin`, `rst`, `vanish` or `stop`."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(order + "\n")
-        self.process.stdin.flush()
+        tell(self.process, order)
 
     def results(self) -> list[Answer]:
         """What became of each request, once that is known of all."""
@@ -70,12 +68,19 @@ def holding(url: str, paths: Sequence[str], token: str, *, loop: bool = False, p
     require_files(len(paths))
     parts = urlsplit(url)
     options = {"host": parts.hostname, "port": parts.port, "requests": paths, "token": token}
-    command = [sys.executable, str(PROGRAM), json.dumps(options | {"loop": loop, "pause": pause})]
+    command = [sys.executable, str(PROGRAM)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
+            tell(process, json.dumps(options | {"loop": loop, "pause": pause}))  # Too long for an argument.
             yield Holds(process, len(paths))
         finally:
             process.kill()
+
+
+def tell(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
 
 
 def require_files(connections: int) -> None:

@@ -85,16 +85,21 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None, *, command: str = "serve"
+    folder: Path,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    command: str = "serve",
+    prefix: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """The server with these flags and this environment beside the test's; killed at the end if it still runs.
 
-    What it has written must hold no secret.
+    What it has written must hold no secret. `prefix` is a command that becomes the server, as `prlimit` does.
     """
     log_path = folder / f"{command}-{time.monotonic_ns()}.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "genstatus_server", command, *arguments],
+            [*prefix, sys.executable, "-m", "genstatus_server", command, *arguments],
             env=os.environ | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
