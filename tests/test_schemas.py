@@ -184,6 +184,11 @@ def test_names_of_parameters_are_exact() -> None:
         (["respond-async, wait=5"], 5),
         (["respond-async,wait=5,handling=lenient"], 5),
         (["return=minimal; x=1", "wait=5"], 5),
+        (['foo="a, wait=6", wait=5'], 5),
+        (['foo="a\\", wait=6", wait=5'], 5),
+        (['foo; bar="x, wait=6", wait=5'], 5),
+        (['wait=5; x="a, wait=6"'], 5),
+        (['foo="not closed', "wait=5"], 5),
         (["", ",,", "wait=5"], 5),
         (["wait=5, wait=6"], 5),
         (["wait=5", "wait=6"], 5),
@@ -203,7 +208,7 @@ def test_a_preferred_wait(headers: list[str], seconds: float) -> None:
         "", ",", ";", "=", "wait", "wait=", "wait=0", "wait=000", 'wait="0"', "wait=-1", "wait=+5", "wait=5.5",
         "wait=5s", "wait=1_0", "wait=1e3", "wait=5 6", 'wait="5', 'wait=5"', "wait='5'", 'wait="5 "', "wait==5",
         "wait:5", "wait 5", "wait=٣", f"wait={FULLWIDTH_1.decode()}", "wait=x, wait=5", "wait=0, wait=5", "waits=5",
-        "await=5", "respond-async", "wait=\xff",
+        "await=5", "respond-async", "wait=\xff", 'foo="a, wait=5"', 'foo; bar="a, wait=5, b"', 'foo="a, wait=5',
     ],
 )  # fmt: skip
 def test_a_preference_that_makes_no_sense_is_ignored(header: str) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, cast
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -16,6 +17,9 @@ from genstatus_server.schemas.fields import LARGEST_ID, WRONG_FILE_TYPE, Decimal
 _REMEMBERED: Final = 4096
 _USUAL_LENGTH: Final = 64
 
+#: One preference with its parameters. A quoted text may have commas in it; one that is not closed ends with its header,
+#: so that whatever is sent is read once.
+_PREFERENCE: Final = re.compile(r'(?:"(?:[^"\\]|\\.?)*(?:"|\Z)|[^",])+', re.DOTALL)
 _WAIT_PREFERENCE: Final = re.compile(r'\s*wait\s*=\s*("?)([0-9]+)\1\s*(;.*)?', re.ASCII | re.IGNORECASE)
 
 _MISSING_FILE_TYPE: Final[dict[str, str | list[Any] | dict[Any, Any]]] = {"required": WRONG_FILE_TYPE}
@@ -215,7 +219,7 @@ def _first_message(schema: Schema, errors: Mapping[str, Sequence[str]], *, missi
 
 def _preferred_wait(headers: Sequence[str]) -> float | None:
     """The seconds of the first `wait` preference (RFC 7240); None where there is none that makes sense."""
-    for preference in ",".join(headers).split(","):
+    for preference in chain.from_iterable(map(_PREFERENCE.findall, headers)):
         if preference.split("=")[0].strip().lower() == "wait":
             match = _WAIT_PREFERENCE.fullmatch(preference)
             return float(match[2]) or None if match else None
