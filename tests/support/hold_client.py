@@ -1,11 +1,11 @@
 """Many held requests out of one cheap process: raw sockets in one loop, and nothing but the standard library.
 
-    echo '{"host": …, "port": …, "requests": ["/path", …], "token": …, "loop": false, "pause": 1}' | python hold_client.py
+    {"host": …, "port": …, "requests": ["/path", …], "token": …, "loop": false, "pause": 1}
 
-Prints `sent` once every request was sent, and in the end one JSON list with what became of each: `at` is the wall
-clock's time. With `loop`, a client that is told to wait asks again, as long as it is not told to stop. Another line on
-stdin tells what the clients do: `fin` and `rst` leave, by either means; `vanish` leaves without a word, as a machine does
-that loses its power; `stop` has each take its last answer.
+is its first line on stdin. Prints `sent` once every request was sent, and in the end one JSON list with what became of
+each: `at` is the wall clock's time. With `loop`, a client that is told to wait asks again, as long as it is not told to
+stop. Another line on stdin tells what the clients do: `fin` and `rst` leave, by either means; `vanish` leaves without a
+word, as a machine does that loses its power; `stop` has each take its last answer.
 """
 
 import asyncio
