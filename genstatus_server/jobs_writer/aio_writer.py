@@ -27,7 +27,7 @@ Document = dict[str, Any]
 
 
 class AsyncJobsWriter:
-    """Writes the job documents of one database; threads may share it.
+    """Writes the job documents of one database; the tasks of one loop may share it.
 
     `bucket` is where files go, through the boto3 client `s3` (`s3_client()` unless given). A claimed job is
     held for `lease_seconds` after each heartbeat, and is marked failed where `max_attempts` claims of one generation

@@ -29,8 +29,8 @@ class Beating(Protocol):
 class JobState:
     """One generation of one job, as its worker knows it.
 
-    `job_id`, `submission_id` and `file_type` say which; `start` and `end` (aware datetimes, or None) the days that it
-    covers; `generation` counts the requests of this file, and `attempt` the claims of this generation, from 1.
+    `job_id`, `submission_id` and `file_type` say which; `start_date` and `end_date` (aware datetimes, or None) the days
+    that it covers; `generation` counts the requests of this file, and `attempt` the claims of this generation, from 1.
     """
 
     def __init__(self, document: Mapping[str, Any], terms: Terms, lease: Lease | None) -> None:
