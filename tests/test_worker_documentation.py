@@ -81,7 +81,7 @@ def test_the_ten_lines_are_a_worker(
     mongodb_uri: str, initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any, tmp_path: Path
 ) -> None:
     lines = python_blocks(ROOT / "docs" / "workers.md")[0]
-    assert len(lines.splitlines()) <= 10
+    assert len([line for line in lines.splitlines() if line]) <= 10
     assert lines in python_blocks(ROOT / "README.md")
     file, program = tmp_path / "E.csv", tmp_path / "worker.py"
     file.write_text("file_type\r\nE\r\n", newline="")
