@@ -610,10 +610,11 @@ UNKNOWN_PATHS = [
 
 async def test_an_unknown_path(server: Server) -> None:
     for path in UNKNOWN_PATHS:
-        for method in ("GET", "HEAD", "DELETE"):
-            response = await server.fetch(path, method=method)
+        for method in ("GET", "HEAD", "DELETE", "TRACE", "FOO"):
+            response = await server.fetch(path, method=method, allow_nonstandard_methods=True)
             assert response.code == HTTPStatus.NOT_FOUND, path
             assert response.headers["Content-Type"] == "application/json"
+            assert "Allow" not in response.headers
             assert response.body == b"" if method == "HEAD" else body(response) == {"message": "Not Found"}
 
 
