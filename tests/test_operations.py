@@ -73,6 +73,14 @@ async def test_the_record_of_a_request_says_who_asked_what_and_what_became_of_it
     assert set(held) - {"event", "log_level"} == first_cells(section("Logs"), "field") - {"cause"}
 
 
+async def test_the_status_in_a_record_is_a_number_and_not_its_name(server: Server) -> None:
+    with capture_logs() as records:
+        for method, path in (("GET", "/nowhere"), ("OPTIONS", "/livez")):
+            await server.fetch(path, method=method)
+        await until(lambda: len(records) == 2, what="the records")
+    assert [(type(record["status"]), record["status"]) for record in records] == [(int, 404), (int, 204)]
+
+
 async def test_a_hold_that_ends_with_an_error_or_without_a_client_says_so(server: Server, world: World) -> None:
     await world.put_job()
     with capture_logs() as records:

@@ -142,7 +142,7 @@ def log_request(handler: RequestHandler) -> None:
     """Count the request, and write its one record."""
     if not isinstance(handler, BaseHandler):
         return
-    status = handler.get_status()
+    status = int(handler.get_status())  # Not an `HTTPStatus`, which the log for humans would spell out.
     handler.services.metrics.requests_of(status).inc()
     has_failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if not (has_failed or handler.services.settings.access_log):
