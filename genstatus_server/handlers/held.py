@@ -6,7 +6,7 @@ from typing import Final
 
 from genstatus_server import retry
 from genstatus_server.access import Login, log_in
-from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.handlers.base import CLIENT_GONE, BaseHandler
 from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker
 from genstatus_server.jobs import GenerationStatus, Job
@@ -65,11 +65,13 @@ class HeldHandler(BaseHandler):
     async def _get(self) -> None:
         query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
         self._is_wait = asks_to_wait(query, prefer)
+        asked = self._understand(query, prefer)
         jobs = None
-        async with asyncio.timeout(LOOK_SECONDS):
+        async with asyncio.timeout_at(self._first_look_ends(asked)):
             login = await log_in(self.services.store, self.request.headers.get("X-Session-ID", ""))
             self.log_fields["user_id"] = login.user.user_id
-            asked = self.understand(query, prefer)
+            if isinstance(asked, InvalidRequest):
+                raise asked
             self.log_fields["submission_id"], self.log_fields["file_type"] = asked.submission_id, asked.file_type
             look = Looker(self.services.store, login, asked, self.settles(asked))
             if not asked.wait:
@@ -79,9 +81,28 @@ class HeldHandler(BaseHandler):
         else:
             await self._answer(asked, jobs, None)
 
-    async def _wait(self, login: Login, asked: Asked, look: Looker) -> None:
+    def _understand(self, query: Query, prefer: Sequence[str]) -> Asked | InvalidRequest:
+        """What is asked, or what is wrong with it: that is told only to who is logged in."""
+        try:
+            return self.understand(query, prefer)
+        except InvalidRequest as error:
+            return error
+
+    def _seconds(self, asked: Asked) -> float:
+        """The length of the hold."""
         settings = self.services.settings
-        seconds = min(asked.timeout or settings.wait_default, settings.wait_max)
+        return min(asked.timeout or settings.wait_default, settings.wait_max)
+
+    def _first_look_ends(self, asked: Asked | InvalidRequest) -> float:
+        """The loop's time by which there is something to answer. The answer to a short hold may not come later."""
+        seconds = LOOK_SECONDS
+        if not isinstance(asked, InvalidRequest) and asked.wait:
+            seconds = min(seconds, self._seconds(asked) + LAST_LOOK_SECONDS)
+        return self.arrived + seconds
+
+    async def _wait(self, login: Login, asked: Asked, look: Looker) -> None:
+        seconds = self._seconds(asked)
+        look.seconds = self._first_look_ends(asked) - asyncio.get_running_loop().time()
         if asked.preferred_wait:
             self.set_header("Preference-Applied", f"wait={seconds:g}")
         if self._has_room(login):
@@ -103,7 +124,6 @@ class HeldHandler(BaseHandler):
         with self.services.waiters.waiting_for(*look.keys()) as self._waiter:
             if self._is_client_gone:
                 self._waiter.leave()
-            look.seconds = min(LOOK_SECONDS, seconds + LAST_LOOK_SECONDS)
             try:
                 seen, result = await hold(look, self._waiter, deadline_of(self.arrived, seconds))
             finally:

@@ -101,6 +101,19 @@ def test_a_network_that_swallows_everything_loses_no_hold(
         figures.within("from the network's recovery to the last answer", max(a["at"] for a in answers) - opened, 10)
 
 
+def test_a_short_hold_into_the_silence_is_refused_in_its_own_time(
+    behind: Scene, valve: Valve, serve: Serve, figures: Figures
+) -> None:
+    with serve(valve.uri, behind.name) as served:
+        served.wait_ready()
+        valve.is_shut = True
+        wait_until(lambda: served.readyz()[0] == 503, "it is not ready")
+        began = time.time()
+        status, headers, _ = served.get(question(1, timeout=0.25), TOKEN)
+        assert (status, headers["x-wait-result"]) == (503, "error")
+        figures.within("a hold of a quarter of a second into the silence", time.time() - began, 0.5)
+
+
 def test_a_primary_that_freezes_loses_no_hold(
     replica_set: ReplicaSet, on_the_set: Scene, serve: Serve, figures: Figures
 ) -> None:
