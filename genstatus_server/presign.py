@@ -6,19 +6,18 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession, get_session
+from aiobotocore.credentials import AioCredentials
+from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from genstatus_server.credentials import LentCredentials, Load, from_aws_chain
 from genstatus_server.errors import ServiceUnavailable, StartupError
 from genstatus_server.jobs import Job
 from genstatus_server.signing import UrlSigner
-
-if TYPE_CHECKING:
-    from types_aiobotocore_s3.client import S3Client
 
 #: Seconds that a signature may take. It is pure computation, unless credentials are being fetched.
 SIGNING_SECONDS: Final = 2.5
@@ -32,15 +31,15 @@ class Presigner:
 
     def __init__(
         self,
-        session: AioSession,
-        client: "S3Client",
+        signer: UrlSigner,
+        credentials: LentCredentials,
         *,
         bucket: str | None,
         url_ttl: int,
         time_signature: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        self._session = session
-        self._signer = UrlSigner(session, client, url_ttl)
+        self._credentials = credentials
+        self._signer = signer
         self._bucket = bucket
         self._url_ttl = url_ttl
         self._time_signature = time_signature
@@ -56,31 +55,39 @@ class Presigner:
         if not 0 <= time.time() - signed_at < self._url_ttl / 2:
             signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
             with self._time_signature():
-                url = await self._sign(job)
+                url, is_lasting = await self._sign(job)
             self._urls.pop(job, None)  # So that they stand in the order in which they were signed.
-            self._urls[job] = signed_at, url
-            if len(self._urls) > _REMEMBERED_URLS:
-                del self._urls[next(iter(self._urls))]
+            if is_lasting:
+                self._remember(job, signed_at, url)
         return url
 
     async def has_credentials(self) -> bool:
         """Whether there are credentials to sign with."""
         try:
             async with asyncio.timeout(SIGNING_SECONDS):
-                credentials = await self._session.get_credentials()
-                return credentials is not None and bool((await credentials.get_frozen_credentials()).access_key)
-        except (BotoCoreError, ClientError, TimeoutError):
+                await self._credentials.get_frozen_credentials()
+        except (ServiceUnavailable, TimeoutError):
             return False
+        return True
 
-    async def _sign(self, job: Job) -> str:
+    async def _sign(self, job: Job) -> tuple[str, bool]:
+        """A URL, and whether what has signed it outlives it."""
         bucket, key = job.bucket or self._bucket, job.key
         if not bucket or not key:
             raise ServiceUnavailable from ValueError("s3_bucket is not configured, and the job names no bucket")
         try:
             async with asyncio.timeout(SIGNING_SECONDS):
-                return await self._signer.sign(bucket, key, content_disposition(key))
+                await self._credentials.get_frozen_credentials()
+                # Asked before it is signed: those that have come by then only live longer.
+                is_lasting = self._credentials.last(self._url_ttl)
+                return await self._signer.sign(bucket, key, content_disposition(key)), is_lasting
         except (BotoCoreError, ClientError, TimeoutError) as cause:
             raise ServiceUnavailable from cause
+
+    def _remember(self, job: Job, signed_at: float, url: str) -> None:
+        self._urls[job] = signed_at, url
+        if len(self._urls) > _REMEMBERED_URLS:
+            del self._urls[next(iter(self._urls))]
 
 
 def content_disposition(key: str) -> str:
@@ -92,6 +99,16 @@ def content_disposition(key: str) -> str:
     plain = re.sub(r"""[^ -~]|["\\%?]""", "_", name)
     header = f'attachment; filename="{plain}"'
     return header if plain == name else f"{header}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def _fixed(access_key: str | None, secret_key: str | None) -> Load | None:
+    if not access_key or not secret_key:
+        return None
+
+    async def load() -> AioCredentials:
+        return AioCredentials(access_key, secret_key)
+
+    return load
 
 
 @asynccontextmanager
@@ -112,8 +129,8 @@ async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
     serving.
     """
     session = get_session()
-    if access_key and secret_key:
-        session.set_credentials(access_key, secret_key)
+    credentials = LentCredentials(_fixed(access_key, secret_key) or from_aws_chain, needed=math.ceil(url_ttl / 2))
+    session.register_component("credential_provider", credentials)
     config = AioConfig(
         # Named, because the default is Signature V2 in many regions and for custom endpoints.
         signature_version="s3v4",
@@ -124,6 +141,7 @@ async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
     )
     async with AsyncExitStack() as stack:
         try:
+            session.get_scoped_config()  # A profile that is not there is said at the start.
             client = await stack.enter_async_context(
                 session.create_client(
                     "s3",
@@ -134,4 +152,7 @@ async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
             )
         except (BotoCoreError, ValueError) as error:  # A profile that is not there, a region that is none.
             raise StartupError(f"AWS configuration: {error}") from error
-        yield Presigner(session, client, bucket=bucket, url_ttl=url_ttl, time_signature=time_signature)
+        stack.push_async_callback(credentials.close)
+        credentials.fetch_in_time()
+        signer = UrlSigner(session, client, url_ttl)
+        yield Presigner(signer, credentials, bucket=bucket, url_ttl=url_ttl, time_signature=time_signature)

@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -72,8 +72,17 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, s3: S3, uri: str, database_name: str, **options: str) -> Iterator[Served]:
+def serving(
+    folder: Path,
+    s3: S3,
+    uri: str,
+    database_name: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    **options: str,
+) -> Iterator[Served]:
     """The server on this database; options by their names, with underscores."""
     flags = OPTIONS | {name.replace("_", "-"): value for name, value in options.items()}
-    with running_server(folder, flags_for(uri, database_name, s3, **flags), credentials(s3)) as server:
+    all_of_it = credentials(s3) | dict(environment or {})
+    with running_server(folder, flags_for(uri, database_name, s3, **flags), all_of_it) as server:
         yield Served(server)

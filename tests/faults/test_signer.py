@@ -1,0 +1,225 @@
+"""The signer's credentials are missing, wrong, or end: no URL is dead on arrival, and no settled hold is lost by it."""
+
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.faults.conftest import Serve
+from tests.faults.scale import Figures, scaled
+from tests.faults.serving import Served, serving
+from tests.support.holds import counted, holding, question
+from tests.support.processes import wait_until
+from tests.support.role import Role, credentials_end, running_role
+from tests.support.scene import TOKEN, Scene
+from tests.support.services import S3
+
+NUMBERS = range(1, 21)
+UNAVAILABLE = {"message": "Service temporarily unavailable"}
+CONTENT = b"award,amount\n1,2\n"
+#: Seconds of the test that polls while credentials come and go.
+WATCHED_SECONDS = scaled(12, 120)
+LIFETIME = 6
+
+
+@pytest.fixture
+def role(s3: S3) -> Iterator[Role]:
+    with running_role(s3) as made:
+        yield made
+
+
+@pytest.fixture
+def jobs(on_one: Scene, s3: S3, s3_client: Any) -> Scene:
+    """Jobs in `waiting`, whose files are there already."""
+    on_one.prepare(NUMBERS)
+    for number in NUMBERS:
+        s3_client.put_object(Bucket=s3.bucket, Key=f"{number}/D1.csv", Body=CONTENT)
+    return on_one
+
+
+def served_with(
+    environment: Mapping[str, str], tmp_path: Path, s3: S3, mongodb_uri: str, jobs: Scene, **options: str
+) -> AbstractContextManager[Served]:
+    """The server, with credentials out of this environment only."""
+    nobody = replace(s3, access_key="", secret_key="")
+    return serving(tmp_path, nobody, mongodb_uri, jobs.name, environment=environment, **options)
+
+
+def download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - http, and ours
+        content: bytes = answer.read()
+        return content
+
+
+def signed_at(url: str) -> float:
+    (date,) = parse_qs(urlsplit(url).query)["X-Amz-Date"]
+    return datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def is_refused(answer: tuple[int, dict[str, str], dict[str, Any]]) -> bool:
+    status, headers, body = answer
+    return status == 503 and body == UNAVAILABLE and int(headers["retry-after"]) > 0
+
+
+def try_again_until_told(served: Served, number: int) -> str:
+    """What a client does that was answered 503: its URL."""
+    wait_until(lambda: served.check(number)[0] == 200, "the client's next try")
+    status, _, body = served.check(number)
+    assert (status, body["status"]) == (200, "finished")
+    return str(body["url"])
+
+
+def test_a_hold_that_settles_while_there_are_no_credentials_is_not_lost(
+    role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
+) -> None:
+    role.is_away = True
+    with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs) as served:
+        wait_until(lambda: served.readyz()[1]["change_stream"] == "live", "all but the signer")
+        assert served.readyz() == (503, {"mongodb": "ok", "change_stream": "live", "signer": "no credentials"})
+        assert served.check(1)[2]["status"] == "waiting"  # All that needs no URL is answered.
+        with holding(served.url, [question(number) for number in NUMBERS], TOKEN) as holds:
+            holds.wait_sent()
+            served.wait_looked(NUMBERS)
+            jobs.finish(NUMBERS)
+            answers = holds.results()
+        assert counted(answers, "status", "url", "result") == {(503, None, "error"): len(NUMBERS)}
+        assert all(int(answer["retry_after"]) > 0 for answer in answers)
+        role.is_away, began = False, time.monotonic()
+        urls = [try_again_until_told(served, number) for number in NUMBERS]
+        figures.within("until there are URLs again", time.monotonic() - began, 4)
+        assert {download(url) for url in urls} == {CONTENT}
+        assert served.readyz()[0] == 200
+
+
+def test_no_url_is_dead_on_arrival_while_credentials_come_and_go(
+    role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
+) -> None:
+    """The trap: a URL dies with the credentials that have signed it, whatever it says of its own life."""
+    role.life = LIFETIME
+    jobs.finish(NUMBERS)
+    with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs, url_ttl=str(LIFETIME)) as served:
+        served.wait_ready()
+        left, refused, began = [], 0, time.monotonic()
+
+        def asked_for_long() -> bool:
+            nonlocal refused
+            passed = time.monotonic() - began
+            role.is_away = int(passed) % 8 >= 3  # For longer than any credentials live.
+            role.life = LIFETIME - int(passed) % 4
+            asked_at, answer = time.time(), served.check(1 + len(left) % len(NUMBERS))
+            if is_refused(answer):
+                refused += 1
+            else:
+                url = answer[2]["url"]
+                left.append(min(signed_at(url) + LIFETIME, credentials_end(url)) - asked_at)
+            return passed > WATCHED_SECONDS
+
+        wait_until(asked_for_long, "asked for long enough", 2 * WATCHED_SECONDS)
+    assert refused
+    assert left
+    figures.note(f"s, the least that was left of a URL of {LIFETIME} s", f"{min(left):.2f}")
+    assert min(left) >= LIFETIME / 2
+
+
+def test_credentials_that_end_soon_are_fetched_anew_in_time(
+    role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str
+) -> None:
+    """The trap: the library is content with a quarter of an hour, and this URL is to live for hours."""
+    role.life = 3600
+    jobs.finish(NUMBERS)
+    with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs, url_ttl="10000") as served:
+        wait_until(lambda: served.readyz()[1]["change_stream"] == "live", "all but the signer")
+        assert is_refused(served.check(1))
+        role.life = 20000
+        assert credentials_end(try_again_until_told(served, 1)) - time.time() > 5000
+
+
+def test_a_service_that_hangs_delays_nobody_while_the_credentials_live(
+    role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
+) -> None:
+    role.life = 300  # The library would fetch others at once, and wait for them.
+    jobs.finish(NUMBERS)
+    with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs) as served:
+        served.wait_ready()
+        role.may_answer.clear()
+        began = time.monotonic()
+        for number in NUMBERS:
+            assert served.check(number)[0] == 200
+        figures.within(f"for {len(NUMBERS)} URLs", time.monotonic() - began, 1)
+
+
+def test_credentials_that_are_used_up_are_asked_for_once_in_a_while(
+    role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
+) -> None:
+    jobs.finish(NUMBERS)
+    role.is_away = True
+    with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs) as served:
+        wait_until(lambda: served.readyz()[1]["change_stream"] == "live", "all but the signer")
+        before, began = len(served.server.log.splitlines()), time.monotonic()
+        for _ in range(5):
+            assert all(is_refused(served.check(number)) for number in NUMBERS)
+        lines = len(served.server.log.splitlines()) - before
+    seconds = time.monotonic() - began
+    figures.note("lines for 100 requests", lines)
+    assert lines <= 100 + seconds
+    assert role.questions <= 4 * (2 + seconds / 2)  # The library asks three times, a second apart.
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no JSON",
+        "{}",
+        '{"Version": 1, "AccessKeyId": "a"}',
+        '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "never"}',
+        '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "1970-01-01T00:00:01Z"}',
+    ],
+)
+def test_a_program_that_gives_nonsense_gives_no_credentials(
+    answer: str, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"print({answer!r})")
+    is_without_credentials(f"{sys.executable} {program}", jobs, tmp_path, s3, mongodb_uri)
+
+
+def test_a_program_that_is_not_there_gives_no_credentials(
+    jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str
+) -> None:
+    is_without_credentials(str(tmp_path / "nothing"), jobs, tmp_path, s3, mongodb_uri)
+
+
+def is_without_credentials(program: str, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str) -> None:
+    """With this as the AWS configuration's `credential_process`."""
+    config = tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = {program}\n")
+    jobs.finish(NUMBERS)
+    with served_with({"AWS_CONFIG_FILE": str(config)}, tmp_path, s3, mongodb_uri, jobs) as served:
+        wait_until(lambda: served.readyz()[1]["change_stream"] == "live", "all but the signer")
+        assert served.readyz()[1]["signer"] == "no credentials"
+        assert is_refused(served.check(1))
+        assert not served.server.records("request_defect")
+
+
+def test_what_wrong_credentials_have_signed_only_s3_can_tell(
+    jobs: Scene, serve: Serve, s3: S3, tmp_path: Path, mongodb_uri: str
+) -> None:
+    """Nothing but a request shows that a key is wrong; the URL is refused there, and gives nothing away."""
+    jobs.finish(NUMBERS)
+    wrong = replace(s3, secret_key="another")
+    with serving(tmp_path, wrong, mongodb_uri, jobs.name) as served:
+        served.wait_ready()
+        url = str(served.check(1)[2]["url"])
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            download(url)
+        with refused.value as answer:
+            assert answer.code in {400, 403}
