@@ -16,6 +16,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from genstatus_server import log, mongodb, systemd
+from genstatus_server.accepting import Acceptor
 from genstatus_server.channel import Channel
 from genstatus_server.database import find_missing
 from genstatus_server.gauges import set_gauges
@@ -120,21 +121,21 @@ async def serve(
             idle_connection_timeout=_IDLE_CONNECTION_SECONDS,
             body_timeout=_BODY_SECONDS,
         )
-        server.add_sockets(sockets)
+        acceptor = Acceptor(server, sockets)
         for each in sockets:
             host, port = each.getsockname()[:2]
             log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)
         systemd.notify("READY=1")
         await shutdown.wait()
         systemd.notify("STOPPING=1")
-        await _drain(server, services)
+        await _drain(acceptor, server, services)
     log.info("stopped")
 
 
-async def _drain(server: HTTPServer, services: Services) -> None:
+async def _drain(acceptor: Acceptor, server: HTTPServer, services: Services) -> None:
     log.info("draining", held=len(services.waiters))
     services.draining = True
-    server.stop()
+    acceptor.close()
     services.waiters.close()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):

@@ -25,7 +25,7 @@ _ANSWER_SECONDS: Final = 1.0
 
 async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
     """Run the server until a signal; with no `mongodb_uri`, on the embedded MongoDB and S3."""
-    raise_file_limit(settings.max_waits)
+    settings = within_file_limit(settings)
     shutdown = shutdown_on_signals()
     async with AsyncExitStack() as stack:
         parent = await stack.enter_async_context(channel_to_parent(shutdown))
@@ -80,14 +80,21 @@ def shutdown_on_signals() -> asyncio.Event:
     return shutdown
 
 
-def raise_file_limit(max_waits: int) -> None:
-    """Raise the soft limit on open files to what `max_waits` holds need; say so where the hard limit forbids it."""
-    needed = max_waits + _OTHER_FILES
+def within_file_limit(settings: Settings) -> Settings:
+    """`settings` with no more holds than there can be open files.
+
+    The soft limit is raised to what `max_waits` needs. Where the hard limit forbids it that is said, and `max_waits` is
+    cut, so that requests which cannot be held are still answered.
+    """
+    needed = settings.max_waits + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
+        return settings
     possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    if possible < needed:
-        hint = "lower max_waits, or raise the hard limit (ulimit -Hn)"
-        log.warning("file_limit_low", limit=possible, needed=needed, hint=hint)
+    if possible == needed:
+        return settings
+    max_waits = min(settings.max_waits, max(possible - _OTHER_FILES, possible // 2))
+    hint = "set max_waits to that, or raise the hard limit on open files (ulimit -Hn)"
+    log.warning("file_limit_low", limit=possible, needed=needed, max_waits=max_waits, hint=hint)
+    return replace(settings, max_waits=max_waits)

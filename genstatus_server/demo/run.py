@@ -18,7 +18,7 @@ from genstatus_server.database import initialize
 from genstatus_server.demo.calls import curl_lines
 from genstatus_server.demo.samples import seed
 from genstatus_server.demo.storage import Storage
-from genstatus_server.running import raise_file_limit, shutdown_on_signals, with_embedded
+from genstatus_server.running import shutdown_on_signals, with_embedded, within_file_limit
 from genstatus_server.settings import BadSettings, Settings
 
 _POLL_SECONDS: Final = 0.05
@@ -28,7 +28,7 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
     """Run until a signal. Raises `StartupError`, and `BadSettings` where a MongoDB of one's own is configured."""
     if settings.mongodb_uri or settings.s3_bucket or settings.s3_region or settings.s3_endpoint_url:
         raise BadSettings(["demo: brings its own MongoDB and S3; run `serve` for yours"])
-    raise_file_limit(settings.max_waits)
+    settings = within_file_limit(settings)
     shutdown = shutdown_on_signals()
     async with AsyncExitStack() as stack:
         settings, s3_keys = await with_embedded(stack, settings)

@@ -1,0 +1,87 @@
+"""Takes connections off the sockets that are listened on: a few at a time, and never the last open files."""
+
+import asyncio
+import resource
+import sys
+from collections.abc import Sequence
+from socket import socket
+from typing import Final
+
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+
+from genstatus_server import log
+
+#: Connections that are taken in one turn of the loop. A burst waits in the system's queue, where it costs nothing: all
+#: of it in here at once would make each turn long, and so each request, of many turns, late.
+_AT_ONCE: Final = 16
+#: Open files that are left for what is not a connection of a client: MongoDB, the log.
+_RESERVE: Final = 64
+#: Seconds for which no connection is taken when there are no files left for it.
+_PAUSE_SECONDS: Final = 0.25
+#: Seconds between two records of that.
+_LOG_SECONDS: Final = 60.0
+#: Bytes that are read ahead of a request that is being answered; more than any request, and little.
+_MAX_READ_AHEAD: Final = 256 * 1024
+
+
+class Acceptor:
+    """Hands the connections that come in on `sockets` to `server`, from now on."""
+
+    def __init__(self, server: HTTPServer, sockets: Sequence[socket]) -> None:
+        self._server = server
+        self._sockets = tuple(sockets)
+        self._loop = asyncio.get_running_loop()
+        soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._files = sys.maxsize if soft_limit == resource.RLIM_INFINITY else soft_limit
+        self._resuming: asyncio.TimerHandle | None = None
+        self._logged = -_LOG_SECONDS
+        self._resume()
+
+    def close(self) -> None:
+        """Listen no more. Who is in the system's queue already is taken: closing the socket would reset them."""
+        self._pause()
+        for each in self._sockets:
+            while self._take_some(each):
+                pass
+        self._pause()
+        for each in self._sockets:
+            each.close()
+
+    def _resume(self) -> None:
+        for each in self._sockets:
+            self._loop.add_reader(each, self._take_some, each)
+
+    def _pause(self) -> None:
+        if self._resuming is not None:
+            self._resuming.cancel()
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+
+    def _take_some(self, listening: socket) -> bool:
+        """Take a few connections; whether there may be more."""
+        for _ in range(_AT_ONCE):
+            try:
+                connection, address = listening.accept()
+            except BlockingIOError:
+                return False
+            except ConnectionAbortedError:
+                continue  # It was closed again before its turn.
+            except OSError as error:
+                self._wait_for_files(error.strerror)
+                return False
+            stream = IOStream(connection, max_buffer_size=_MAX_READ_AHEAD)
+            self._server.handle_stream(stream, address)
+            # The system gives the lowest number that is free, so all below are in use.
+            if connection.fileno() >= self._files - _RESERVE:
+                self._wait_for_files("only the reserve is left")
+                return False
+        return True
+
+    def _wait_for_files(self, cause: str | None) -> None:
+        self._pause()
+        self._resuming = self._loop.call_later(_PAUSE_SECONDS, self._resume)
+        if self._loop.time() >= self._logged + _LOG_SECONDS:
+            self._logged = self._loop.time()
+            hint = "connections wait until others end; lower max_waits, or raise the limit on open files"
+            log.warning("files_exhausted", limit=self._files, cause=cause, hint=hint)
