@@ -35,7 +35,7 @@ async def run_processes(
 ) -> None:
     """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
     family = _Family(settings, sockets, s3_keys)
-    numbers = range(settings.processes or os.cpu_count() or 1)
+    numbers = range(settings.processes or _cores())
     keepers = [asyncio.create_task(family.keep_running(number), name=f"process {number}") for number in numbers]
     systemd.notify("READY=1")
     await shutdown.wait()
@@ -43,6 +43,11 @@ async def run_processes(
     for keeper in keepers:
         keeper.cancel()
     await asyncio.gather(*keepers, return_exceptions=True)
+
+
+def _cores() -> int:
+    """The cores that this process may run on, where that can be told: a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def inherited_sockets() -> list[socket.socket]:

@@ -17,6 +17,7 @@ import pytest
 from genstatus_server import snapshots
 from genstatus_server.channel import open_channel
 from genstatus_server.metrics import Metrics
+from genstatus_server.processes import _cores
 from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until
 from tests.support.services import S3
 from tests.support.world import in_future, token_hash
@@ -150,6 +151,29 @@ def test_a_process_that_hangs_tells_what_it_told_last_and_is_killed_in_the_end(s
         assert served.metrics()["genstatus_processes"] == 2
         assert served.end() == 0
         assert served.records("process_killed")[0]["pid"] == children[0]
+
+
+def test_0_is_one_process_for_each_core_that_it_may_run_on(
+    tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
+) -> None:
+    cores = os.sched_getaffinity(0)
+    flags = flags_for(mongodb_uri, database_name, s3, processes="0")
+    os.sched_setaffinity(0, sorted(cores)[:2])  # What the test starts may run on no more.
+    try:
+        with running_server(tmp_path, flags, credentials(s3)) as server:
+            count = min(2, len(cores))
+            wait_until(lambda: len(server.records("change_stream_open")) == count, "as many processes as cores")
+            assert server.metrics()["genstatus_processes"] == count
+            assert server.end() == 0
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_the_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert _cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert _cores() == 64
 
 
 def one(name: str, kind: str, value: float, **labels: str) -> list[Any]:
