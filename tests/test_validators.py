@@ -129,3 +129,38 @@ def test_a_second_job_of_one_file_is_refused(initialized: Database) -> None:
 def test_a_counter_that_does_not_count_is_refused(initialized: Database, counter: Document) -> None:
     with pytest.raises(WriteError):
         initialized["counters"].insert_one(dict(counter))
+
+
+SESSION: Document = {"_id": "0123456789abcdef" * 4, "user_id": 1, "expires_at": NOW}
+#: What is not so of what lies beside the jobs: the collection, and one kind of nonsense.
+REFUSED_ELSEWHERE: dict[str, tuple[str, Document]] = {
+    "a submission id that is text": ("submissions", {"_id": "1", "user_id": 1}),
+    "a submission of nobody": ("submissions", {"_id": 1}),
+    "a submission of half a user": ("submissions", {"_id": 1, "user_id": 1.5}),
+    "an agency that is a number": ("submissions", {"_id": 1, "user_id": 1, "cgac_code": 97}),
+    "another agency that is a number": ("submissions", {"_id": 1, "user_id": 1, "frec_code": 1601}),
+    "a user id that is text": ("users", {"_id": "1"}),
+    "an admin by a word": ("users", {"_id": 1, "website_admin": "yes"}),
+    "affiliations that are no list": ("users", {"_id": 1, "affiliations": {"cgac_code": "097"}}),
+    "an affiliation that is text": ("users", {"_id": 1, "affiliations": ["097"]}),
+    "an affiliation with a number": ("users", {"_id": 1, "affiliations": [{"frec_code": 1601}]}),
+    "a token in place of its hash": ("sessions", SESSION | {"_id": "t0ken"}),
+    "a hash in upper case": ("sessions", SESSION | {"_id": "0123456789ABCDEF" * 4}),
+    "a session of nobody": ("sessions", {name: value for name, value in SESSION.items() if name != "user_id"}),
+    "a session for ever": ("sessions", {name: value for name, value in SESSION.items() if name != "expires_at"}),
+    "a session that ends in text": ("sessions", SESSION | {"expires_at": "tomorrow"}),
+}
+
+
+@pytest.mark.parametrize(("collection", "document"), REFUSED_ELSEWHERE.values(), ids=list(REFUSED_ELSEWHERE))
+def test_what_lies_beside_the_jobs_makes_sense_too(initialized: Database, collection: str, document: Document) -> None:
+    with pytest.raises(WriteError) as refusal:
+        initialized[collection].insert_one(dict(document))
+    assert refusal.value.code == 121
+
+
+def test_what_makes_sense_beside_the_jobs_is_accepted(initialized: Database) -> None:
+    initialized["submissions"].insert_many([{"_id": 1.0, "user_id": 1}, {"_id": 2, "user_id": 1, "cgac_code": None}])
+    affiliations = [{"cgac_code": "097", "permission": "reader"}, {"frec_code": None}]
+    initialized["users"].insert_many([{"_id": 1}, {"_id": 2, "website_admin": None, "affiliations": affiliations}])
+    initialized["sessions"].insert_one(dict(SESSION))
