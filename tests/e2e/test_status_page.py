@@ -99,6 +99,10 @@ async def test_a_reload_goes_on(open_page: OpenPage, server: Server, world: Worl
     await finish_all(world)
     await page.says("E", "Finished")
     assert not [each for each in observed.requests if "owner" in each.url]
+    # Kept for this tab, and nowhere else.
+    assert await page.page.evaluate("[localStorage.length, document.cookie, location.href]") == [0, "", page.page.url]
+    assert await page.page.evaluate("Object.keys(sessionStorage)") == ["genstatus"]
+    assert await page.page.evaluate("indexedDB.databases()") == []
 
 
 async def test_two_tabs_share_a_hold(open_page: OpenPage, server: Server, world: World) -> None:
