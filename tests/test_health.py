@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,9 +18,9 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.app import make_application, open_services
 from genstatus_server.watcher import Watching
-from tests.support.server import DEADLINE, Server, body, settings_for, start, stop, until
+from tests.support.server import DEADLINE, ROUTE, Server, body, settings_for, start, stop, until
 from tests.support.services import S3
-from tests.support.world import World
+from tests.support.world import USERS, World
 
 if TYPE_CHECKING:
     from tornado.httpclient import HTTPResponse
@@ -190,6 +191,45 @@ async def test_holds_are_counted_while_they_last_and_when_they_end(server: Serve
     assert (await answer).headers["X-Wait-Result"] == "draining"
     assert await ended("draining") == 1
     assert await metric(server, "genstatus_wake_seconds_count") == 3, "only an answer that was waited for"
+
+
+async def leave_soon(server: Server) -> asyncio.StreamWriter:
+    """A request that asks to wait for D1, on a connection of its own."""
+    _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.base_url).port)
+    path = f"{ROUTE}?submission_id=1&file_type=D1&wait=true"
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Session-ID: owner\r\n\r\n".encode())
+    return writer
+
+
+async def test_the_holds_are_counted_exactly_after_any_churn(server: Server, world: World) -> None:
+    def ask(token: str, file_type: str, timeout: float = 25) -> "asyncio.Future[HTTPResponse]":
+        return asyncio.ensure_future(server.check(token, file_type=file_type, wait="true", timeout=timeout))
+
+    gauge = server.services.metrics.registry.get_sample_value
+    for number, file_type in enumerate(("D1", "D2", "E")):
+        await world.put_job(100 + number, file_type)
+    staying = [ask("admin", "E") for _ in range(5)]
+    for _ in range(3):
+        await world.put_job(101, "D2")
+        leaving = [await leave_soon(server) for _ in range(30)]
+        settled = [ask("reader", "D2") for _ in range(30)]
+        refused = [ask("fabs", "E") for _ in range(10)]
+        late = [ask("admin", "E", timeout=0.3) for _ in range(20)]
+        await asyncio.gather(*late)
+        await server.held(75)
+        for number, writer in enumerate(leaving):
+            (writer.close if number % 2 else writer.transport.abort)()
+        await world.finish(101)
+        await world.log_out("fabs")
+        await asyncio.gather(*settled, *refused)
+        # A second, and more for a busy machine.
+        await until(lambda: gauge("genstatus_held_requests") == 5, seconds=4, what="those that stay")
+        assert await metric(server, "genstatus_held_requests") == 5
+        await world.log_in("fabs", USERS["fabs"]["_id"])
+    await world.finish(102)
+    await asyncio.gather(*staying)
+    await until(lambda: not len(server.services.waiters))
+    assert await metric(server, "genstatus_held_requests") == 0
 
 
 async def test_reads_are_counted_by_collection(server: Server, world: World) -> None:
