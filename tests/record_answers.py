@@ -8,7 +8,7 @@ writes one file each into docs/recorded-answers. What differs from run to run is
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,7 +28,8 @@ from tests.support.world import Document, World
 
 FOLDER: Final = Path(__file__).parent.parent / "docs" / "recorded-answers"
 #: The request headers that matter; Tornado writes them in its own way.
-OURS: Final = {"Prefer": "Prefer", "X-Session-Id": "X-Session-ID"}
+OURS: Final = {"Prefer": "Prefer", "X-Session-Id": "X-Session-ID", "If-None-Match": "If-None-Match"}
+SEVERAL: Final = "/v1/generation_statuses/"
 
 #: Signatures are made here, and nothing is ever sent there.
 STORAGE: Final = S3("https://s3.example.gov", "EXAMPLEKEY", "an-open-secret", "us-gov-west-1", "reports")
@@ -55,11 +56,17 @@ class Recorder:
         self.keep(name, about, await self.fetch(query, **options))
 
     async def fetch(
-        self, query: str, *, token: str | None = "owner", prefer: str = "", method: str = "GET", path: str = ROUTE
+        self,
+        query: str,
+        *,
+        token: str | None = "owner",
+        more: Mapping[str, str] | None = None,
+        method: str = "GET",
+        path: str = ROUTE,
     ) -> HTTPResponse:
         # Kept alive, because the server would close the connection of a client that does not ask for it.
         headers = {"Connection": "keep-alive"} | ({"X-Session-ID": token} if token else {})
-        headers |= {"Prefer": prefer} if prefer else {}
+        headers |= more or {}
         body = b"" if method == "POST" else None
         address = f"{path}?{query}" if query else path
         return await self.server.fetch(address, headers=headers, method=method, body=body)
@@ -116,12 +123,21 @@ async def record_results(recorder: Recorder) -> None:
     await recorder.ask("invalid", "Nobody has asked for this file.", "submission_id=1&file_type=D2")
 
 
+async def record_several(recorder: Recorder) -> None:
+    """The route for several files, after `record_results`."""
+    query = "submission_id=1&file_type=D1,F"
+    await recorder.ask("several", "One request for several files, in the order asked.", query, path=SEVERAL)
+    known = {"If-None-Match": recorder.answers["several"]["response"]["headers"]["Etag"]}
+    unchanged = "Held until its deadline, for nothing differs from the answer with this ETag."
+    await recorder.ask("several-unchanged", unchanged, f"{query}&wait=any&timeout=0.2", path=SEVERAL, more=known)
+
+
 async def record_holds(recorder: Recorder) -> None:
     """Each way in which a hold ends; draining is the last, for the server is of no use after it."""
     world, held = recorder.world, "submission_id=1&file_type=F&wait=true"
     await recorder.ask("deadline", "Ask again; this is no failure.", f"{held}&timeout=0.2")
     preferred = "The same, asked for by a header."
-    await recorder.ask("deadline-preferred", preferred, "submission_id=1&file_type=F", prefer="wait=1")
+    await recorder.ask("deadline-preferred", preferred, "submission_id=1&file_type=F", more={"Prefer": "wait=1"})
 
     async def shed() -> None:
         await recorder.ask("shed", "Too many are held: this one was not.", held, token="admin")
@@ -169,7 +185,7 @@ async def record(uri: str, world: World, client: SimpleAsyncHTTPClient) -> dict[
     with patch.object(retry, "spread", lambda low, _high: str(low)):
         async with serving(settings, client) as server:
             recorder = Recorder(server, world)
-            for part in (record_errors, record_results, record_holds):
+            for part in (record_errors, record_results, record_several, record_holds):
                 await part(recorder)
             answers |= recorder.answers
         async with serving(without_bucket, client) as server:
