@@ -32,6 +32,8 @@ POLLING_SECONDS: Final = 1.0
 LONGEST_PAUSE: Final = 2.0
 
 _FIRST_PAUSE: Final = 0.1
+#: Seconds for which the stream must have stood for its end to be a new fault, and not the old one again.
+_STEADY_SECONDS: Final = 5.0
 _NO_REPLICA_SET: Final = 40573
 
 
@@ -55,7 +57,9 @@ class JobWatcher:
         self._heard_at = float("-inf")
         self._catches_up_at: Timestamp | None = None
         self._failures = 0
+        self._opened_at = float("inf")
         self._opened_before = False
+        self._said_unsupported = False
         self.watching = Watching.DOWN
         #: Set once MongoDB has been reached for the first time.
         self.reached = asyncio.Event()
@@ -125,8 +129,7 @@ class JobWatcher:
         if self._opened_before:
             self._metrics.change_stream_reopens.inc()
         self._opened_before = True
-        self._failures = 0
-        self._heard_at = asyncio.get_running_loop().time()
+        self._heard_at = self._opened_at = asyncio.get_running_loop().time()
         self._set_watching(Watching.LIVE)
 
     async def _recover(self, error: Exception) -> None:
@@ -137,14 +140,23 @@ class JobWatcher:
         self._set_watching(Watching.DOWN)
         if not isinstance(error, ConnectionFailure | ServiceUnavailable):
             self._resume_token = None  # Whatever it was about: a lost token costs one look at everything held.
-        pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures)
-        self._failures = min(self._failures + 1, 10)
+        pause = self._next_pause()
         log.warning("change_stream_down", cause=log.cause(error), next_attempt_seconds=round(pause, 2))
         await self._look_at_everything_held()
         await asyncio.sleep(pause)
 
+    def _next_pause(self) -> float:
+        """Longer each time, up to a limit; short again only after the stream has stood for a while."""
+        if asyncio.get_running_loop().time() - self._opened_at >= _STEADY_SECONDS:
+            self._failures = 0
+        self._opened_at = float("inf")
+        longest: float = min(LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        return random.uniform(0.5, 1) * longest
+
     async def _poll(self) -> None:
-        if self.watching is not Watching.POLLING:
+        if not self._said_unsupported:
+            self._said_unsupported = True
             log.warning("change_stream_unsupported", hint="MongoDB is no replica set: held jobs are read every second")
         self._resume_token = None
         self._set_watching(Watching.POLLING)

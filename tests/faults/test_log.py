@@ -1,0 +1,211 @@
+"""What an hour of each fault writes: a bounded number of lines, whatever the fault and however often it is asked."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+import structlog
+from bson.errors import InvalidBSON
+from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ServerSelectionTimeoutError
+
+from genstatus_server import watcher
+from genstatus_server.credentials import URGENT_PAUSE, LentCredentials
+from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.metrics import Metrics
+from genstatus_server.waiters import JobWaiters
+from genstatus_server.watcher import JobWatcher
+from tests.faults.conftest import Serve
+from tests.faults.scale import Figures, scaled
+from tests.support.holds import counted, holding, question
+from tests.support.processes import wait_until
+from tests.support.replica_set import ReplicaSet
+from tests.support.scene import TOKEN, scene
+
+HOUR: Final = 3600
+#: The change stream is opened at most once a second, by and by; each attempt writes one line where it fails.
+MOST_ATTEMPTS: Final = HOUR + 10
+REQUESTS = scaled(200, 2000)
+
+
+class Over(BaseException):
+    """The hour is over."""
+
+
+class Clock:
+    """A loop's time that passes where somebody sleeps, and at once. It stands in for the module `asyncio`."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= 1_000_000 + HOUR:
+            raise Over
+        await asyncio.sleep(0)
+
+    def get_running_loop(self) -> "Clock":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(watcher, "asyncio", made)
+    return made
+
+
+@pytest.fixture
+def records() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+class NoStore:
+    """A store whose MongoDB is away, or there: then there is nothing to read."""
+
+    def __init__(self, *, is_away: bool) -> None:
+        self._is_away = is_away
+
+    async def read_again(self, _: object) -> None:
+        if self._is_away:
+            raise ServiceUnavailable
+
+    def forget_all(self) -> None:
+        """Nothing is remembered."""
+
+
+def follower(*, is_away: bool) -> JobWatcher:
+    store: Any = NoStore(is_away=is_away)
+    database: Any = None
+    return JobWatcher(database, store, JobWaiters(), Metrics())
+
+
+def failing(error: Exception) -> Callable[..., AbstractAsyncContextManager[Any]]:
+    def fail(*_: object) -> AbstractAsyncContextManager[Any]:
+        raise error
+
+    return fail
+
+
+@pytest.fixture(autouse=True)
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MongoDB's own time, which is asked for once a stream is open."""
+
+    async def nothing(_: object) -> None:
+        return None
+
+    monkeypatch.setattr("genstatus_server.mongodb.cluster_time", nothing)
+
+
+FAILURES = [
+    ServerSelectionTimeoutError("no primary"),
+    AutoReconnect("closed"),
+    NetworkTimeout("silent"),
+    OperationFailure("history lost", 286),
+    OperationFailure("not authorized", 13),
+    InvalidBSON("nonsense"),
+    RuntimeError("a defect of ours"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_an_hour_in_which_the_stream_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
+    records: list[Any],
+    figures: Figures,
+    error: Exception,
+    *,
+    is_away: bool,
+) -> None:
+    monkeypatch.setattr("genstatus_server.mongodb.open_change_stream", failing(error))
+    with pytest.raises(Over):
+        await follower(is_away=is_away).follow()
+    attempts = sum(record["event"] == "change_stream_down" for record in records)
+    figures.note(f"lines in an hour: {type(error).__name__}", len(records))
+    assert HOUR / 2.1 < attempts <= MOST_ATTEMPTS
+    # A line for each, and a traceback where it is a defect.
+    assert len(records) == attempts * (2 if isinstance(error, RuntimeError) else 1)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 3])
+async def test_an_hour_of_a_stream_that_opens_and_breaks(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, records: list[Any], figures: Figures, seconds: float
+) -> None:
+    """The trap: each opening looked like the end of the fault, and the next attempt came at once."""
+
+    async def break_off() -> list[Any]:
+        await clock.sleep(seconds)
+        raise AutoReconnect("closed")
+
+    stream = SimpleNamespace(alive=True, resume_token=None, next_changes=break_off)
+    monkeypatch.setattr("genstatus_server.mongodb.open_change_stream", lambda *_: opened(stream))
+    with pytest.raises(Over):
+        await follower(is_away=False).follow()
+    figures.note(f"lines in an hour of a stream that breaks after {seconds} s", len(records))
+    assert len(records) <= 2 * MOST_ATTEMPTS
+
+
+@asynccontextmanager
+async def opened(stream: Any) -> AsyncIterator[Any]:
+    yield stream
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_an_hour_on_a_standalone(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, records: list[Any], *, is_away: bool
+) -> None:
+    error = OperationFailure("no replica set", 40573)
+    monkeypatch.setattr("genstatus_server.mongodb.open_change_stream", failing(error))
+    with pytest.raises(Over):
+        await follower(is_away=is_away).follow()
+    assert [record["event"] for record in records] == ["change_stream_unsupported"]
+
+
+async def test_an_hour_in_which_no_credentials_can_be_fetched(
+    monkeypatch: pytest.MonkeyPatch, records: list[Any], figures: Figures
+) -> None:
+    async def fail() -> None:
+        raise OSError("away")
+
+    lent = LentCredentials(fail, needed=30)
+    clock = Clock()
+    monkeypatch.setattr("genstatus_server.credentials.asyncio", clock)
+    for second in itertools.count():
+        clock.now = 1_000_000 + second / 10  # Ten requests a second.
+        with pytest.raises(ServiceUnavailable):
+            await lent.get_frozen_credentials()
+        if second == 10 * HOUR:
+            break
+    figures.note("lines in an hour without credentials", len(records))
+    assert len(records) <= HOUR / URGENT_PAUSE + 1
+
+
+def test_requests_that_are_refused_are_one_line_each(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
+    (node,) = set_of_one.nodes
+    with scene(set_of_one.uri, "away") as made, serve(set_of_one.uri, made.name) as served:
+        made.prepare([1])
+        served.wait_ready()
+        node.kill()
+        wait_until(lambda: served.readyz()[0] == 503, "it is noticed")
+        before, began = served.server.log.count("\n"), time.monotonic()
+        with holding(served.url, [question(1)] * REQUESTS, TOKEN) as holds:
+            answers = holds.results_once_sent()
+        lines, seconds = served.server.log.count("\n") - before, time.monotonic() - began
+        assert counted(answers, "status") == {(503,): REQUESTS}
+        figures.note(f"lines of {REQUESTS} requests refused in {seconds:.1f} s", lines)
+        # One each, and what the attempts to open the change stream have to say meanwhile.
+        assert REQUESTS <= lines <= REQUESTS + 20 * (seconds + 1)
+        assert "Traceback" not in served.server.log
