@@ -196,9 +196,8 @@ async def test_what_is_still_waiting_does_not_end_the_hold(server: Server, world
     await world.put_job()
     answer = held(server)
     await server.held()
-    [waiter] = server.services.waiters._by_key["jobs", (1, "D1")]
     await world.jobs.update_one({"_id": 100}, {"$set": fields})
-    await until(lambda: waiter.woken_at is not None)
+    await seen_by(server, world)
     await server.held()
     assert not answer.done()
     await world.finish()
