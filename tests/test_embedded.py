@@ -298,6 +298,12 @@ def test_a_mongod_on_path_that_runs(no_wheel: Path) -> None:
     assert find_mongod.find_mongod() == path
 
 
+def test_ctrl_c_does_not_pass_for_a_mongod_that_does_not_run(no_wheel: Path) -> None:
+    """The terminal sends it to the server's process group, which the mongod that is tried is not in."""
+    path = fake_mongod(no_wheel, 'read -r _ _ _ _ group _ </proc/$$/stat; test "$group" = $$')
+    assert find_mongod.find_mongod() == path
+
+
 def test_the_run_bit_is_set(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fake_mongod(no_wheel, "exit 0")
     path.chmod(0o644)

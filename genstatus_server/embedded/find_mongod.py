@@ -52,7 +52,12 @@ def _trouble_with(mongod: Path) -> str | None:
         if not mongod.stat().st_mode & 0o111:  # an installer may leave the run bit out
             mongod.chmod(0o755)
         result = subprocess.run(  # noqa: S603 - a path that was found here, and no other input
-            [mongod, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT, check=False
+            [mongod, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_TIMEOUT,
+            check=False,
+            start_new_session=True,  # Ctrl-C in the terminal is for the server, and says nothing of mongod.
         )
     except subprocess.TimeoutExpired:
         return f"{mongod} hangs on this machine; try another mongod on PATH, {_OWN}"
