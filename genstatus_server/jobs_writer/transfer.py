@@ -28,8 +28,11 @@ def s3_client(region: str | None = None, endpoint_url: str | None = None, **opti
     import boto3  # noqa: PLC0415 - of the extra `worker`; whoever hands in a client of their own may go without
     from botocore.config import Config  # noqa: PLC0415 - the same
 
-    addressing: Any = {"addressing_style": "path"} if endpoint_url else None
-    config = Config(signature_version="s3v4", s3=addressing, **options)
+    compatible: dict[str, Any] = {}
+    if endpoint_url:
+        # Over TLS boto3 sends a checksum after the body, in a form that many S3-compatible servers do not know.
+        compatible = {"s3": {"addressing_style": "path"}, "request_checksum_calculation": "when_required"}
+    config = Config(signature_version="s3v4", **(compatible | options))
     return boto3.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
 
