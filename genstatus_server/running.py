@@ -4,18 +4,20 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from genstatus_server import log
 from genstatus_server.app import serve
 from genstatus_server.embedded import embedded_services
 from genstatus_server.processes import channel_to_parent, run_processes
 from genstatus_server.settings import Settings
+
+T = TypeVar("T")
 
 #: File descriptors beside those of the held requests: MongoDB, S3, logs, plain requests.
 _OTHER_FILES: Final = 1000
@@ -31,7 +33,10 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
         parent = await stack.enter_async_context(channel_to_parent(shutdown))
         s3_keys = None
         if settings.mongodb_uri is None:
-            settings, s3_keys = await with_embedded(stack, settings)
+            started = await unless_stopped(shutdown, with_embedded(stack, settings))
+            if started is None:
+                return
+            settings, s3_keys = started
         if parent is None:
             warn_of_proxies(settings)
         if settings.processes == 1:
@@ -56,6 +61,22 @@ async def with_embedded(stack: AsyncExitStack, settings: Settings) -> tuple[Sett
         s3_endpoint_url=embedded.s3_endpoint_url,
     )
     return settings, (embedded.s3_access_key, embedded.s3_secret_key)
+
+
+async def unless_stopped(shutdown: asyncio.Event, starting: Coroutine[Any, Any, T]) -> T | None:
+    """What `starting` gives; None where a signal came before that, which ends it at once."""
+    task, stopped = asyncio.create_task(starting), asyncio.create_task(shutdown.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not shutdown.is_set():
+            return await task
+    finally:
+        stopped.cancel()
+        task.cancel()
+        # What fails while a signal comes is of no interest: the terminal may have sent it to what is being started.
+        await asyncio.gather(task, stopped, return_exceptions=True)
+    log.info("stopped")
+    return None
 
 
 def warn_of_proxies(settings: Settings) -> None:

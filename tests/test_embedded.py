@@ -25,6 +25,7 @@ from genstatus_server.embedded.mongod import running_mongod
 from genstatus_server.embedded.s3 import running_s3
 from genstatus_server.errors import StartupError
 from tests.support.embedded_processes import another_server, processes_in, wait_until
+from tests.support.processes import DEADLINE, running_server
 
 
 def start_and_stop(folder: Path, **which: bool) -> EmbeddedServices:
@@ -117,6 +118,19 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_programs(tmp_path: Path) -> N
         os.killpg(server.pid, signal.SIGINT)
         insert(uri, 1)
         assert processes_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_ctrl_c_in_the_midst_of_the_start_ends_it_at_once(tmp_path: Path, command: str) -> None:
+    folder = tmp_path / "data"
+    with running_server(tmp_path, ["--port", "0", "--data-dir", str(folder)], command=command) as server:
+        wait_until(lambda: (folder / "s3-keys.json").exists())  # That is the first that it makes.
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.process.wait(DEADLINE) == 0
+        assert [record["action"] for record in server.records("stopped")] == ["stopped"]
+        assert not server.records("listening")
+        assert "rror" not in server.log
+        wait_until(lambda: not processes_in(folder))
 
 
 def test_a_guard_killed_with_9_takes_its_program_with_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from genstatus_server.database import initialize
 from genstatus_server.demo.calls import curl_lines
 from genstatus_server.demo.samples import seed
 from genstatus_server.demo.storage import Storage
-from genstatus_server.running import shutdown_on_signals, with_embedded, within_file_limit
+from genstatus_server.running import shutdown_on_signals, unless_stopped, with_embedded, within_file_limit
 from genstatus_server.settings import BadSettings, Settings
 
 _POLL_SECONDS: Final = 0.05
@@ -31,15 +31,19 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
     settings = within_file_limit(settings)
     shutdown = shutdown_on_signals()
     async with AsyncExitStack() as stack:
-        settings, s3_keys = await with_embedded(stack, settings)
+        started = await unless_stopped(shutdown, with_embedded(stack, settings))
+        if started is None:
+            return
+        settings, s3_keys = started
         access_key, secret_key = s3_keys or (None, None)
         bucket, region, endpoint_url = settings.s3_bucket or "", settings.s3_region, settings.s3_endpoint_url
         storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
         await asyncio.to_thread(_fill, settings, storage)
         await stack.enter_async_context(_sample_worker(settings, storage))
-        telling = asyncio.create_task(_tell_when_ready(_base_url(sockets[0])))
+        telling = asyncio.create_task(_tell_when_ready(_base_url(sockets[0]), shutdown))
         stack.callback(telling.cancel)
         await serve(settings, sockets, shutdown, s3_keys=s3_keys)
+        await telling  # Cancelled in the midst of a fetch, it would leave an error in the log.
 
 
 def _fill(settings: Settings, storage: Storage) -> None:
@@ -75,8 +79,10 @@ async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[
         await process.wait()
 
 
-async def _tell_when_ready(base_url: str) -> None:
-    while not await _is_ready(base_url):  # noqa: ASYNC110 - asked over HTTP, as anybody would.
+async def _tell_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
+    while not await _is_ready(base_url):
+        if shutdown.is_set():
+            return
         await asyncio.sleep(_POLL_SECONDS)
     click.echo(f"\nReady at {base_url} - paste these into another terminal; Ctrl-C here stops everything.\n")
     click.echo(curl_lines(base_url))
