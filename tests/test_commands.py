@@ -236,6 +236,17 @@ def address(server: ServerProcess) -> tuple[str, int]:
     return url.hostname or "", url.port or 0
 
 
+def test_ctrl_c_before_it_is_all_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    reached = tmp_path / "reached"
+    (tmp_path / "click.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
+    )
+    with running_server(tmp_path, [], {"PYTHONPATH": str(tmp_path)}) as server:
+        wait_until(reached.exists, "in the midst of an import")
+        assert server.end(signal.SIGINT) == -signal.SIGINT
+        assert not server.log
+
+
 def test_without_a_mongodb_uri_it_runs_on_the_embedded_one_and_leaves_no_orphan(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for number in (signal.SIGKILL, signal.SIGTERM):
