@@ -27,6 +27,9 @@ Usage:
   ./run.sh              install what is needed, then run the server with sample data on an embedded
                         MongoDB and S3, and print calls to try; Ctrl-C stops everything
   ./run.sh test [ARG…]  install what the tests need, then run tox (with ARG…, such as: -e py311)
+  ./run.sh faults [ARG…] install the same, then kill, freeze and cut off whatever the server leans on, and see that it
+                        keeps what docs/guarantees.md promises (about half an hour; ARG…, such as -k primary, go to
+                        pytest; FAULTS=quick: a few minutes)
   ./run.sh bench [ARG…] install what the measurements need, then measure the server beside the bare framework
                         and its peers (under 5 minutes; --full: longer and more exact; --only polls: a part)
   ./run.sh help         this text
@@ -174,6 +177,13 @@ run_tests() {
     return "$status"
 }
 
+# On the wheel that this folder gives. Without a path among the arguments, all of them.
+run_faults() {
+    export FAULTS=${FAULTS:-full}
+    [[ $* == *tests/faults* ]] || set -- tests/faults "$@"
+    run_tests -e faults -- "$@"
+}
+
 run_bench() {
     make_venv .venv-bench
     need_packages "${bench_packages[@]}"
@@ -185,6 +195,7 @@ run_bench() {
 case ${1-} in
 '') run_server ;;
 test) run_tests "${@:2}" ;;
+faults) run_faults "${@:2}" ;;
 bench) run_bench "${@:2}" ;;
 help | -h | --help) usage ;;
 *)
