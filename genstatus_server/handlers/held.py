@@ -10,7 +10,7 @@ from genstatus_server.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.handlers.base import CLIENT_GONE, BaseHandler
 from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker
 from genstatus_server.jobs import GenerationStatus, Job
-from genstatus_server.long_poll import LAST_LOOK_SECONDS, WaitResult, deadline_of, hold
+from genstatus_server.long_poll import LAST_LOOK_SECONDS, Look, WaitResult, deadline_of, hold
 from genstatus_server.queries import SESSIONS
 from genstatus_server.schemas import asks_to_wait
 from genstatus_server.waiters import Waiter
@@ -125,7 +125,7 @@ class HeldHandler(BaseHandler):
             if self._is_client_gone:
                 self._waiter.leave()
             try:
-                seen, result = await hold(look, self._waiter, deadline_of(self.arrived, seconds))
+                seen, result, urls = await self._signed(look, self._waiter, deadline_of(self.arrived, seconds))
             finally:
                 held = asyncio.get_running_loop().time() - self._waiter.registered_at
                 metrics.hold_seconds.labels(result.value).observe(held)
@@ -133,12 +133,29 @@ class HeldHandler(BaseHandler):
         if result is WaitResult.GONE:
             self.set_status(CLIENT_GONE)
             return
-        await self._answer(asked, seen.jobs, result)
+        await self._answer(asked, seen.jobs, result, urls)
         if result is WaitResult.SETTLED and self._waiter.woken_at is not None:
             metrics.wake_seconds.observe(asyncio.get_running_loop().time() - self._waiter.woken_at)
 
-    async def _answer(self, asked: Asked, jobs: Sequence[Job], result: WaitResult | None) -> None:
-        urls = [await self._url_of(job) for job in jobs]
+    async def _signed(
+        self, look: Looker, waiter: Waiter, deadline: float
+    ) -> tuple[Look, WaitResult, Sequence[str | None]]:
+        """What the hold ends with, and the URLs of it. A signature may take a while, and what it is for may change."""
+        while True:
+            seen, result = await hold(look, waiter, deadline)
+            urls = [] if result is WaitResult.GONE else await self._urls_of(seen.jobs)
+            if result is not WaitResult.SETTLED or not waiter.is_woken:
+                return seen, result, urls
+
+    async def _answer(
+        self,
+        asked: Asked,
+        jobs: Sequence[Job],
+        result: WaitResult | None,
+        urls: Sequence[str | None] | None = None,
+    ) -> None:
+        if urls is None:
+            urls = await self._urls_of(jobs)
         if result is not None:
             self.set_header("X-Wait-Result", result)
             self.log_fields["wait_result"] = result.value
@@ -149,6 +166,9 @@ class HeldHandler(BaseHandler):
             self.set_header("Connection", "close")
         self.write(self.encode(asked, jobs, urls))
         await self.finish()
+
+    async def _urls_of(self, jobs: Sequence[Job]) -> Sequence[str | None]:
+        return [await self._url_of(job) for job in jobs]
 
     async def _url_of(self, job: Job) -> str | None:
         is_finished = job.generation_status is GenerationStatus.FINISHED
