@@ -1,0 +1,218 @@
+"""SIGTERM: every hold gets its answer, the process ends in time, and clients that ask again notice nothing."""
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.faults.conftest import Serve
+from tests.faults.looping import Clients, all_held
+from tests.faults.scale import Figures, scaled
+from tests.faults.serving import Served
+from tests.support.holds import counted, holding, poll, question
+from tests.support.nginx import Nginx, running_nginx
+from tests.support.processes import wait_until
+from tests.support.scene import TOKEN, Scene
+
+HOLDS = 5000
+NUMBERS = range(1, HOLDS + 1)
+DRAINED = (200, "waiting", "draining", "close")
+#: Clients behind nginx, and how often each of the servers is restarted.
+CLIENTS = scaled(80, 400)
+RESTARTS = scaled(1, 3)
+#: Connections that nobody has taken yet: more than are taken at once.
+QUEUED = 300
+JOBS_READ = 'genstatus_mongodb_reads_total{collection="jobs"}'
+
+
+def is_quiet(served: Served) -> bool:
+    """Whether nothing is read from MongoDB while several questions are answered."""
+    reads = [served.metrics()[JOBS_READ] for _ in range(10)]
+    return reads[0] == reads[-1]
+
+
+def address(served: Served) -> tuple[str, int]:
+    url = urlsplit(served.url)
+    return url.hostname or "", url.port or 0
+
+
+def test_sigterm_gives_five_thousand_holds_their_whole_answer_and_ends_in_time(
+    on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
+) -> None:
+    on_one.prepare(NUMBERS)
+    with serve(mongodb_uri, on_one.name) as served:
+        served.wait_ready()
+        with holding(served.url, [question(number) for number in NUMBERS], TOKEN) as holds:
+            holds.wait_sent()
+            served.wait_held(HOLDS)
+            wait_until(partial(is_quiet, served), "all have looked")
+            began = time.time()
+            assert served.server.end() == 0
+            figures.within("from SIGTERM to the exit", time.time() - began, 3)
+            answers = holds.results()
+        assert counted(answers, "status", "generation", "result", "connection") == {DRAINED: HOLDS}
+        assert {int(answer["retry_after"]) for answer in answers} == {1, 2, 3, 4, 5}
+        assert not served.server.records("drain_timeout")
+        assert "Traceback" not in served.server.log
+
+
+@contextmanager
+def stalled_reader(served: Served) -> Iterator[None]:
+    """A client that asks for more than fits into the network, and reads none of it, so that no drain ends."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address(served))
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+        counts: list[float] = []
+
+        def is_stuck() -> bool:
+            metrics = served.metrics()
+            counts.append(metrics['genstatus_requests_total{status="200"}'] - len(counts))
+            return len(counts) > 10 and counts[-1] == counts[-10]
+
+        wait_until(is_stuck, "its answers have no room any more")
+        yield
+
+
+@contextmanager
+def connected(served: Served) -> Iterator[http.client.HTTPConnection]:
+    """A connection on which something was answered already."""
+    with closing(http.client.HTTPConnection(*address(served), timeout=10)) as connection:
+        assert asked(connection, "/livez")[0] == HTTPStatus.OK
+        yield connection
+
+
+def asked(connection: http.client.HTTPConnection, path: str) -> tuple[int, str | None, bytes]:
+    connection.request("GET", path, headers={"X-Session-ID": TOKEN})
+    answer = connection.getresponse()
+    return answer.status, answer.getheader("Connection"), answer.read()
+
+
+def test_readyz_is_503_at_once_and_who_is_connected_is_still_answered(
+    on_one: Scene, mongodb_uri: str, serve: Serve
+) -> None:
+    on_one.prepare([1])
+    with serve(mongodb_uri, on_one.name, drain_timeout="20") as served:
+        served.wait_ready()
+        with stalled_reader(served), connected(served) as first, connected(served) as second:
+            os.kill(served.pid, signal.SIGTERM)
+            wait_until(lambda: served.server.records("draining"), "draining")
+            status, connection, body = asked(first, "/readyz")
+            assert (status, connection) == (HTTPStatus.SERVICE_UNAVAILABLE, "close")
+            assert b'"server": "draining"' in body
+            assert asked(second, poll(1))[:2] == (HTTPStatus.OK, "close")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address(served))
+
+
+def test_a_request_that_had_arrived_is_answered_though_nothing_is_held(
+    on_one: Scene, mongodb_uri: str, serve: Serve
+) -> None:
+    """The trap: closing a socket resets all who wait in its queue."""
+    on_one.prepare([1])
+    request = f"GET {poll(1)} HTTP/1.1\r\nHost: a\r\nX-Session-ID: {TOKEN}\r\n\r\n".encode()
+    with serve(mongodb_uri, on_one.name) as served, ExitStack() as stack:
+        served.wait_ready()
+        known = [stack.enter_context(connected(served)) for _ in range(10)]
+        os.kill(served.pid, signal.SIGSTOP)  # What happens until it goes on has happened at the same time.
+        queued = [stack.enter_context(socket.create_connection(address(served))) for _ in range(QUEUED)]
+        sockets = [*(each.sock for each in known), *queued]
+        for each in sockets:
+            each.sendall(request)
+        os.kill(served.pid, signal.SIGTERM)
+        os.kill(served.pid, signal.SIGCONT)
+        for each in sockets:
+            each.settimeout(10)
+            assert each.recv(12) == b"HTTP/1.1 200"
+        assert served.server.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once_though_a_client_does_not_read(
+    on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures, second: signal.Signals
+) -> None:
+    with serve(mongodb_uri, on_one.name, drain_timeout="600") as served:
+        served.wait_ready()
+        with stalled_reader(served), connected(served) as connection:
+            os.kill(served.pid, signal.SIGTERM)
+            wait_until(lambda: served.server.records("draining"), "draining")
+            assert asked(connection, "/livez")[0] == HTTPStatus.OK
+            assert served.server.process.poll() is None
+            began = time.time()
+            assert served.server.end(second) == 128 + second
+            figures.within("from the second signal to the exit", time.time() - began, 0.5)
+
+
+def test_a_client_that_does_not_read_delays_the_exit_until_drain_timeout(
+    on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
+) -> None:
+    with serve(mongodb_uri, on_one.name, drain_timeout="1") as served:
+        served.wait_ready()
+        with stalled_reader(served):
+            began = time.time()
+            assert served.server.end() == 0
+            figures.within("from SIGTERM to the exit, with 1 s of drain_timeout", time.time() - began, 1.5)
+        assert served.server.records("drain_timeout")
+
+
+def test_a_restart_of_two_servers_one_after_the_other_loses_no_request(
+    on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures, tmp_path: Path
+) -> None:
+    """Behind Debian's nginx; its clients ask again when they are told to wait."""
+    numbers = range(1, CLIENTS + 1)
+    on_one.prepare(numbers)
+    with ExitStack() as stack:
+        servers = [Restarted(serve, stack, mongodb_uri, on_one.name) for _ in range(2)]
+        nginx = stack.enter_context(running_nginx(tmp_path, [each.netloc for each in servers]))
+        # A loop of its own: it takes longer than an async test may.
+        answers = asyncio.run(restart_one_after_the_other(nginx, servers, on_one, numbers))
+    for answer, count in answers.items():
+        figures.note(f"answers: {answer}", count)
+    assert answers.keys() == {HTTPStatus.OK}
+
+
+class Restarted:
+    """A server that can be ended and started again at the same place."""
+
+    def __init__(self, serve: Serve, stack: ExitStack, uri: str, database_name: str) -> None:
+        self._serve: Callable[[str], AbstractContextManager[Served]] = lambda port: serve(uri, database_name, port=port)
+        self._stack = stack
+        self.served = self._start("0")
+        self.netloc = urlsplit(self.served.url).netloc
+
+    def restart(self) -> None:
+        assert self.served.server.end() == 0
+        self.served = self._start(self.netloc.rpartition(":")[2])
+
+    def _start(self, port: str) -> Served:
+        served = self._stack.enter_context(self._serve(port))
+        served.wait_ready()
+        return served
+
+
+async def restart_one_after_the_other(
+    nginx: Nginx, servers: Sequence[Restarted], scene: Scene, numbers: Sequence[int]
+) -> Counter[object]:
+    clients = Clients(nginx, numbers)
+    try:
+        await all_held(len(numbers), *(each.served.held for each in servers))
+        for server in [*servers] * RESTARTS:
+            await asyncio.to_thread(server.restart)
+            # Only once nginx asks it again may the other one go.
+            await all_held(1, server.served.held)
+        await asyncio.to_thread(scene.finish, numbers)
+        await clients.told(numbers)
+    finally:
+        await clients.close()
+    return clients.answers
