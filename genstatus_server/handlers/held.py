@@ -17,6 +17,9 @@ from genstatus_server.waiters import Waiter
 
 Query = Mapping[str, Sequence[bytes]]
 
+#: Seconds that a signature may take at the end of a hold, behind the last look.
+_LAST_SIGNATURE_SECONDS: Final = 0.08
+
 _RETRY_AFTER: Final = {
     None: lambda: retry.POLL,
     WaitResult.SETTLED: lambda: retry.DEADLINE,
@@ -143,7 +146,9 @@ class HeldHandler(BaseHandler):
         """What the hold ends with, and the URLs of it. A signature may take a while, and what it is for may change."""
         while True:
             seen, result = await hold(look, waiter, deadline)
-            urls = [] if result is WaitResult.GONE else await self._urls_of(seen.jobs)
+            latest = max(asyncio.get_running_loop().time(), deadline) + _LAST_SIGNATURE_SECONDS
+            async with asyncio.timeout_at(latest):
+                urls = [] if result is WaitResult.GONE else await self._urls_of(seen.jobs)
             if result is not WaitResult.SETTLED or not waiter.is_woken:
                 return seen, result, urls
 

@@ -204,6 +204,7 @@ def test_requests_that_are_refused_are_one_line_each(set_of_one: ReplicaSet, ser
         with holding(served.url, [question(1)] * REQUESTS, TOKEN) as holds:
             answers = holds.results_once_sent()
         lines, seconds = served.server.log.count("\n") - before, time.monotonic() - began
+        node.start()
         assert counted(answers, "status") == {(503,): REQUESTS}
         figures.note(f"lines of {REQUESTS} requests refused in {seconds:.1f} s", lines)
         # One each, and what the attempts to open the change stream have to say meanwhile.

@@ -108,7 +108,8 @@ def test_no_url_is_dead_on_arrival_while_credentials_come_and_go(
     jobs.finish(NUMBERS)
     with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs, url_ttl=str(LIFETIME)) as served:
         served.wait_ready()
-        left, refused, began = [], 0, time.monotonic()
+        left: list[float] = []
+        refused, began = 0, time.monotonic()
 
         def asked_for_long() -> bool:
             nonlocal refused
@@ -155,6 +156,19 @@ def test_a_service_that_hangs_delays_nobody_while_the_credentials_live(
         for number in NUMBERS:
             assert served.check(number)[0] == 200
         figures.within(f"for {len(NUMBERS)} URLs", time.monotonic() - began, 1)
+
+
+def test_a_service_that_hangs_makes_no_answer_later_than_a_hold_may_be(
+    role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
+) -> None:
+    jobs.finish(NUMBERS)
+    role.may_answer.clear()
+    with served_with(role.environment, tmp_path, s3, mongodb_uri, jobs) as served:
+        wait_until(lambda: served.check(0)[0] == 400, "it has read something")
+        began = time.monotonic()
+        status, headers, _ = served.get(question(1, timeout=0.2), TOKEN)
+        figures.within("for a hold of 0.2 s", time.monotonic() - began, 0.2 + 0.25)
+        assert (status, headers["x-wait-result"]) == (503, "error")
 
 
 def test_credentials_that_are_used_up_are_asked_for_once_in_a_while(
