@@ -1,7 +1,9 @@
 """What people and their tools read: the status page and its files, and the OpenAPI document."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 from genstatus_server.handlers.base import BaseHandler
@@ -21,7 +23,12 @@ class OpenApiHandler(BaseHandler):
     """The OpenAPI document of this server."""
 
     async def get(self) -> None:
-        self.write_json(openapi_document())
+        self.write(_encoded_openapi())
+
+
+@cache
+def _encoded_openapi() -> bytes:
+    return json.dumps(openapi_document()).encode()
 
 
 class StaticFileHandler(BaseHandler):
