@@ -2,9 +2,9 @@
 
 import asyncio
 import resource
+import socket
 import sys
 from collections.abc import Sequence
-from socket import socket
 from typing import Final
 
 from tornado.httpserver import HTTPServer
@@ -21,6 +21,9 @@ _RESERVE: Final = 64
 _PAUSE_SECONDS: Final = 0.25
 #: Seconds between two records of that.
 _LOG_SECONDS: Final = 60.0
+#: Milliseconds after which the system ends a connection whose client does not take what was sent to it: it is gone
+#: without a word, or does not read. Neither is told otherwise, and an answer that is never out has no deadline.
+_UNREAD_MS: Final = 30_000
 #: Bytes that are read ahead of a request that is being answered; more than any request, and little.
 _MAX_READ_AHEAD: Final = 256 * 1024
 
@@ -28,7 +31,7 @@ _MAX_READ_AHEAD: Final = 256 * 1024
 class Acceptor:
     """Hands the connections that come in on `sockets` to `server`, from now on."""
 
-    def __init__(self, server: HTTPServer, sockets: Sequence[socket]) -> None:
+    def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket]) -> None:
         self._server = server
         self._sockets = tuple(sockets)
         self._loop = asyncio.get_running_loop()
@@ -36,6 +39,9 @@ class Acceptor:
         self._files = sys.maxsize if soft_limit == resource.RLIM_INFINITY else soft_limit
         self._resuming: asyncio.TimerHandle | None = None
         self._logged = -_LOG_SECONDS
+        if sys.platform == "linux":  # No other system has it.
+            for each in sockets:  # The connections inherit it.
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self._resume()
 
     def close(self) -> None:
@@ -58,7 +64,7 @@ class Acceptor:
         for each in self._sockets:
             self._loop.remove_reader(each)
 
-    def _take_some(self, listening: socket) -> bool:
+    def _take_some(self, listening: socket.socket) -> bool:
         """Take a few connections; whether there may be more."""
         for _ in range(_AT_ONCE):
             try:

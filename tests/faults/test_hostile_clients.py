@@ -1,0 +1,137 @@
+"""Clients that mean harm: the memory stays bounded, nothing breaks, and the others hardly notice."""
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.faults.conftest import Serve
+from tests.faults.scale import FULL, SLACK, Figures, scaled
+from tests.faults.serving import Served
+from tests.support.holds import poll, question, require_files, tell
+from tests.support.proc import open_files, resident_kilobytes
+from tests.support.processes import wait_until
+from tests.support.scene import TOKEN, Scene
+
+REQUESTS = "genstatus_requests_total"
+PROGRAM = Path(__file__).parent.parent / "support" / "hostile_client.py"
+#: The attacks, the connections of each, and the megabytes that they may cost the server in all.
+ATTACKS = {
+    "slow_loris": (2000, 100),
+    "oversized_headers": (100, 60),
+    "many_headers": (100, 60),
+    "large_queries": (50, 60),
+    "pipelined_garbage": (100, 60),
+    "garbage_behind_a_hold": (100, 60),
+    "bodies_on_get": (100, 60),
+    "slow_bodies_on_get": (500, 60),
+    "stalled_readers": (scaled(50, 500), 150),
+}
+ROUNDS = scaled(2, 5)
+#: Plain polls in one part of a round: with 100 in a hundredth, p99 is the second-slowest of them.
+POLLS = scaled(200, 1000)
+#: Who has sent more behind a held request is seen to leave only when the hold ends.
+HOLD_SECONDS = 2
+#: Milliseconds that p99 may have in any case: where the machine is quick, twice as long is not much either.
+FLOOR = 10.0
+
+
+@contextmanager
+def attacked(served: Served, attack: str, count: int) -> Iterator[None]:
+    """Clients that do this to the server, from when each has done its worst once until the block ends."""
+    require_files(count)
+    url = urlsplit(served.url)
+    path = question(1, timeout=HOLD_SECONDS)
+    options = {"host": url.hostname, "port": url.port, "path": path, "token": TOKEN}
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            tell(process, json.dumps(options | {"attack": attack, "count": count}))
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            if attack == "stalled_readers":
+                wait_until(partial(is_stuck, served), "no answer finds room any more", 60)
+            yield
+        finally:
+            process.kill()
+
+
+def answered(served: Served, status: str) -> float:
+    """How many requests were answered with a status that begins with this."""
+    return sum(count for name, count in served.metrics().items() if name.startswith(f'{REQUESTS}{{status="{status}'))
+
+
+def is_stuck(served: Served) -> bool:
+    """Whether the only requests that are answered are those that ask."""
+    before = answered(served, "2")
+    return answered(served, "2") == before + 1
+
+
+def p99_milliseconds(served: Served) -> float:
+    """Of plain polls, one after the other on one connection."""
+    times = []
+    with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=30)) as connection:
+        for _ in range(POLLS):
+            began = time.perf_counter()
+            connection.request("GET", poll(1), headers={"X-Session-ID": TOKEN})
+            answer = connection.getresponse()
+            answer.read()
+            times.append(time.perf_counter() - began)
+            assert answer.status == HTTPStatus.OK
+    return 1000 * sorted(times)[-1 - POLLS // 100]
+
+
+@pytest.fixture
+def served(on_one: Scene, mongodb_uri: str, serve: Serve) -> Iterator[Served]:
+    on_one.prepare([1])
+    with serve(mongodb_uri, on_one.name) as made:
+        made.wait_ready()
+        yield made
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_hostile_clients_cost_little_memory_and_no_5xx_and_others_are_served_as_quickly(
+    served: Served, figures: Figures, attack: str
+) -> None:
+    count, megabytes = ATTACKS[attack]
+    p99_milliseconds(served)  # It is warm.
+    before, files = resident_kilobytes(served.pid), open_files(served.pid)
+    failed = answered(served, "5")  # It was not ready at once.
+    rounds, most = [], 0
+    for _ in range(ROUNDS):
+        quiet = p99_milliseconds(served)
+        with attacked(served, attack, count):
+            under_attack = p99_milliseconds(served)
+            most = max(most, resident_kilobytes(served.pid))
+        wait_until(lambda: open_files(served.pid) <= files, "all that was theirs is free")
+        rounds.append((quiet, under_attack))
+    quiet, under_attack = min(rounds, key=lambda each: each[1] / each[0])
+    figures.note(f"ms, p99 of plain polls when quiet: {attack}", f"{quiet:.1f}")
+    figures.note(f"ms, p99 of plain polls under attack: {attack}", f"{under_attack:.1f}")
+    figures.note(f"MB of memory more, with {count} connections: {attack}", (most - before) // 1024)
+    assert most - before < megabytes * 1024
+    assert answered(served, "5") == failed
+    assert "Traceback" not in served.server.log
+    assert under_attack <= max(FLOOR, 2 * quiet) * SLACK, rounds
+
+
+@pytest.mark.skipif(not FULL, reason="it takes half a minute in which nothing happens: FAULTS=full")
+def test_a_client_that_does_not_read_is_cut_in_the_end(served: Served, figures: Figures) -> None:
+    """The trap: its answer is never out, so no timeout of the server's began to run, and its file was never free."""
+    served.check(1)
+    files = open_files(served.pid)
+    with attacked(served, "stalled_readers", 50):
+        began = time.time()
+        assert open_files(served.pid) > files + 40
+        wait_until(lambda: open_files(served.pid) <= files, "they are cut", 120)
+        figures.within("until clients that do not read are cut", time.time() - began, 35)
