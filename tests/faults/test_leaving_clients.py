@@ -1,0 +1,151 @@
+"""Clients that leave, by whatever means: what the server had for them is free again, and nothing piles up."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.faults.conftest import Serve
+from tests.faults.scale import Figures, scaled
+from tests.faults.serving import Served
+from tests.support.holds import Holds, holding, question
+from tests.support.proc import open_files, resident_kilobytes
+from tests.support.processes import wait_until
+from tests.support.requirements import require
+from tests.support.scene import TOKEN, Scene
+from tests.support.server import Server, until
+from tests.support.world import World
+
+CLIENTS = 5000
+NUMBERS = range(1, CLIENTS + 1)
+GONE = 'genstatus_hold_seconds_count{result="gone"}'
+DEADLINE = 'genstatus_hold_seconds_count{result="deadline"}'
+#: Seconds of the holds of clients that vanish: long enough for all of them to be held together.
+VANISHED_SECONDS = 20
+
+ROUNDS = scaled(12, 100)
+A_ROUND = 1000
+#: Rounds after which the process has what it needs for a thousand holds.
+WARM_UP = scaled(4, 10)
+GROWTH = 0.02
+
+TCP_REPAIR = 19
+
+
+@pytest.fixture
+def served(on_one: Scene, mongodb_uri: str, serve: Serve) -> Iterator[Served]:
+    """A ready server with a job in `waiting` for each client, that has answered something already."""
+    on_one.prepare(NUMBERS)
+    with serve(mongodb_uri, on_one.name, access_log="false") as made:
+        made.wait_ready()
+        assert made.check(1)[0] == HTTPStatus.OK
+        yield made
+
+
+@contextmanager
+def all_held(served: Served, paths: Sequence[str]) -> Iterator[Holds]:
+    """Clients that are all held. On a machine that is busy some may be told 503 first, and ask again."""
+    with holding(served.url, paths, TOKEN, loop=True, pause=0.1) as holds:
+        holds.wait_sent()
+        served.wait_held(holds.count)
+        yield holds
+
+
+def freed_at(served: Served, files: int) -> float:
+    """Wait until nothing is held and no more files are open than before; gives when."""
+    wait_until(lambda: served.held() == 0 and open_files(served.pid) <= files, f"none held, {files} files", 60)
+    return time.time()
+
+
+def baseline(served: Served) -> int:
+    """Open files of the server when nobody has asked it anything for a moment."""
+    files = [0, 1]
+
+    def is_steady() -> bool:
+        served.held()
+        files.append(open_files(served.pid))
+        return files[-1] == files[-2] == files[-3]
+
+    wait_until(is_steady, "the same number of files three times")
+    return files[-1]
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_holds_and_files_of_clients_that_leave_are_free_within_a_second(
+    served: Served, figures: Figures, how: str
+) -> None:
+    files = baseline(served)
+    with all_held(served, [question(number) for number in NUMBERS]) as holds:
+        assert open_files(served.pid) >= files + CLIENTS
+        began = time.time()
+        holds.tell(how)
+        figures.within("until all is free", freed_at(served, files) - began, 1)
+    assert served.metrics()[GONE] == CLIENTS
+    assert "Traceback" not in served.server.log
+
+
+def can_vanish() -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        except OSError:
+            return False
+    return True
+
+
+def test_holds_and_files_of_clients_that_vanish_are_free_at_their_deadline(served: Served, figures: Figures) -> None:
+    require(can_vanish(), "to close a connection in silence takes CAP_NET_ADMIN")
+    files = baseline(served)
+    paths = [question(number, timeout=VANISHED_SECONDS) for number in NUMBERS]
+    with all_held(served, paths) as holds:
+        sent = time.time()
+        holds.tell("vanish")
+        assert len(holds.results()) >= CLIENTS
+        assert served.held() == CLIENTS  # Nobody has told the server.
+        figures.within("from the last deadline until all is free", freed_at(served, files) - sent - VANISHED_SECONDS, 1)
+    assert served.metrics()[DEADLINE] == CLIENTS
+    assert "Traceback" not in served.server.log
+
+
+def test_rounds_of_holds_that_come_and_go_leave_the_memory_as_it_was(served: Served, figures: Figures) -> None:
+    files = baseline(served)
+    paths = [question(number) for number in range(1, A_ROUND + 1)]
+    sizes = []
+    for number in range(WARM_UP + ROUNDS):
+        with all_held(served, paths) as holds:
+            holds.tell(("fin", "rst")[number % 2])
+            freed_at(served, files)
+        sizes.append(resident_kilobytes(served.pid))
+    before, after = max(sizes[:WARM_UP]), sizes[-1]
+    figures.note(f"kB of memory after {WARM_UP} rounds of {A_ROUND}", before)
+    figures.note(f"kB of memory after {ROUNDS} more", after)
+    assert after <= before * (1 + GROWTH), sizes
+    assert served.metrics()[GONE] == (WARM_UP + ROUNDS) * A_ROUND
+
+
+@pytest.mark.parametrize("server_options", [{"max_waits_per_session": "20000"}])
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_no_task_and_no_request_is_left_of_clients_that_leave(server: Server, world: World, how: str) -> None:
+    """In this process, where its tasks can be counted."""
+    await world.put_job()
+    assert (await server.check()).code == HTTPStatus.OK
+    tasks = len(asyncio.all_tasks())
+    address = urlsplit(server.base_url)
+    request = f"GET {question(1)} HTTP/1.1\r\nHost: a\r\nX-Session-ID: owner\r\n\r\n".encode()
+    writers = []
+    for _ in range(A_ROUND):
+        writers.append((await asyncio.open_connection(address.hostname, address.port))[1])
+        writers[-1].write(request)
+    await server.held(A_ROUND)
+    assert len(asyncio.all_tasks()) >= tasks + A_ROUND
+    for writer in writers:
+        getattr(writer.transport, how)()
+    services = server.services
+    await until(lambda: not len(services.waiters), what="no hold is left")
+    await until(lambda: len(asyncio.all_tasks()) <= tasks, what="no task is left")
+    await until(lambda: not services.in_flight._count, what="no request is left")
