@@ -1,21 +1,21 @@
-"""Who asks (token -> login session -> user) and whether they may see a submission.
+"""Who asks (token -> login session -> user) and whether they may see a submission. Pure.
 
-Asked before anything about a job is read or said, and again before an answer leaves a hold.
+Asked before anything about a job is read or said, and again before an answer leaves a hold. Documents come through a
+`Find`, so that the rules are the same for what is remembered and for what was read this moment.
 """
 
-import asyncio
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from genstatus_server.documents import LoginSession, Submission, User
+from genstatus_server.documents import User
 from genstatus_server.errors import AccessDenied, LoginRequired, NoSuchSubmission
-from genstatus_server.store import Store
+from genstatus_server.queries import SESSIONS, SUBMISSIONS, USERS, Find
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A caller who is logged in. `token_hash` is what the store knows the login session by."""
+    """A caller who is logged in, until `expires_at`. `token_hash` is what the login session is known by."""
 
     token_hash: str
     user: User
@@ -26,47 +26,30 @@ class Login:
         return (self.expires_at - datetime.now(UTC)).total_seconds()
 
 
-async def log_in(store: Store, session_token: str) -> Login:
-    """The caller with this token, as its header came: bytes decoded as Latin-1. Raises `LoginRequired`."""
+def hash_of(session_token: str) -> str:
+    """What a login session is known by; the token is as its header came: bytes decoded as Latin-1.
+
+    Raises `LoginRequired` where there is no token.
+    """
     if not session_token:
         raise LoginRequired
-    return await log_in_again(store, hashlib.sha256(session_token.encode("latin-1")).hexdigest())
+    return hashlib.sha256(session_token.encode("latin-1")).hexdigest()
 
 
-async def log_in_again(store: Store, token_hash: str) -> Login:
+def log_in(find: Find, token_hash: str) -> Login:
     """The caller whose token has this hash. Raises `LoginRequired`."""
-    login_session = await store.login_session(token_hash)
+    login_session = find(SESSIONS, token_hash)
     if login_session is None or login_session.expires_at <= datetime.now(UTC):
         raise LoginRequired
-    user = await store.user(login_session.user_id)
-    return _login(token_hash, login_session, user)
-
-
-async def check_access(store: Store, user: User, submission_id: int) -> None:
-    """Whether `user` may see the submission. Raises `NoSuchSubmission` or `AccessDenied`."""
-    _check(user, await store.submission(submission_id))
-
-
-async def check_anew(store: Store, login: Login, submission_id: int) -> Login:
-    """All of the above once more, by reads that begin now and run side by side. Raises the same errors."""
-    login_session, user, submission = await asyncio.gather(
-        store.login_session(login.token_hash, anew=True),
-        store.user(login.user.user_id, anew=True),
-        store.submission(submission_id, anew=True),
-    )
-    renewed = _login(login.token_hash, login_session, user)
-    _check(renewed.user, submission)
-    return renewed
-
-
-def _login(token_hash: str, login_session: LoginSession | None, user: User | None) -> Login:
-    is_over = login_session is None or login_session.expires_at <= datetime.now(UTC)
-    if login_session is None or is_over or user is None or user.user_id != login_session.user_id:
+    user = find(USERS, login_session.user_id)
+    if user is None:
         raise LoginRequired
     return Login(token_hash, user, login_session.expires_at)
 
 
-def _check(user: User, submission: Submission | None) -> None:
+def check_access(find: Find, user: User, submission_id: int) -> None:
+    """Whether `user` may see the submission. Raises `NoSuchSubmission` or `AccessDenied`."""
+    submission = find(SUBMISSIONS, submission_id)
     if submission is None:
         raise NoSuchSubmission
     if not user.may_view(submission):

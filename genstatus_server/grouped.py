@@ -1,11 +1,11 @@
 """Reads of many keys in few queries. Pure asyncio.
 
 While queries are under way, what is asked for meanwhile gathers and goes into the next one: a quiet server reads each
-key by itself and at once, a busy one reads hundreds in the time of one.
+key by itself and at once, a busy one reads hundreds in the time of one. All who asked in a query share its answer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from genstatus_server.errors import ServiceUnavailable
@@ -17,28 +17,54 @@ V = TypeVar("V")
 _AT_ONCE: Final = 2
 
 
-class GroupedReads(Generic[K, V]):
-    """Reads keys through `read_all`, which gives a value for each and raises `ServiceUnavailable`."""
+class _Query(Generic[K, V]):
+    """What is asked for, and what it has brought: the values, or the error."""
 
-    def __init__(self, read_all: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
+    __slots__ = ("keys", "outcome")
+
+    def __init__(self) -> None:
+        self.keys: dict[K, None] = {}
+        self.outcome: asyncio.Future[Mapping[K, V] | Exception] = asyncio.get_running_loop().create_future()
+
+
+class GroupedReads(Generic[K, V]):
+    """Reads keys through `read_all`, which gives a value for each and raises `ServiceUnavailable`.
+
+    `keep` is told each value that was read, unless its key was forgotten meanwhile: such a read may have brought the
+    document as it was before, so it is given to those who wait for it but is nothing to keep.
+    """
+
+    def __init__(
+        self, read_all: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]], keep: Callable[[K, V], None]
+    ) -> None:
         self._read_all = read_all
-        self._asked: dict[K, asyncio.Future[V]] = {}
+        self._keep = keep
+        self._next: _Query[K, V] | None = None
+        #: The query that reads a key, the youngest if there are two, unless the key was forgotten since it began.
+        self._under_way: dict[K, _Query[K, V]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Counted, because a task that has ended leaves `_tasks` only a turn of the loop later.
-        self._under_way = 0
+        self._running = 0
 
     async def read(self, key: K) -> V:
-        """The value of `key`, by a query that begins after this call. Raises `ServiceUnavailable`."""
-        future = self._asked.get(key)
-        if future is None:
-            future = self._asked[key] = asyncio.get_running_loop().create_future()
-            if self._under_way < _AT_ONCE:
-                self._under_way += 1
-                # It begins in the loop's next turn: what is asked for in this one goes along.
-                task = asyncio.create_task(self._read_what_is_asked())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(future)
+        """The value of `key`, by the query that is reading it or else by a new one. Raises `ServiceUnavailable`."""
+        return (await _brought_by(self._under_way.get(key) or self._ask([key])))[key]
+
+    async def read_anew(self, keys: Iterable[K]) -> Mapping[K, V]:
+        """The values of `keys` and perhaps more, by a query that begins after this call. Raises the same."""
+        return await _brought_by(self._ask(keys))
+
+    def forget(self, key: K) -> None:
+        """`key` has changed: what is being read of it may be as it was before."""
+        self._under_way.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Anything may have changed."""
+        self._under_way.clear()
+
+    def keys_under_way(self) -> Iterable[K]:
+        """The keys that are being read just now."""
+        return tuple(self._under_way)
 
     async def close(self) -> None:
         """End the queries under way."""
@@ -46,33 +72,57 @@ class GroupedReads(Generic[K, V]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._next is not None:
+            self._next.outcome.cancel()
 
-    async def _read_what_is_asked(self) -> None:
+    def _ask(self, keys: Iterable[K]) -> _Query[K, V]:
+        if self._next is None:
+            self._next = _Query()
+            if self._running < _AT_ONCE:
+                self._running += 1
+                # It begins in the loop's next turn: what is asked for in this one goes along.
+                task = asyncio.create_task(self._run())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        self._next.keys.update(dict.fromkeys(keys))
+        return self._next
+
+    async def _run(self) -> None:
         try:
-            while self._asked:
-                asked, self._asked = self._asked, {}
-                await self._read_group(asked)
+            while self._next is not None:
+                query, self._next = self._next, None
+                await self._carry_out(query)
         finally:
-            self._under_way -= 1
+            self._running -= 1
 
-    async def _read_group(self, asked: Mapping[K, asyncio.Future[V]]) -> None:
+    async def _carry_out(self, query: _Query[K, V]) -> None:
+        self._under_way.update(dict.fromkeys(query.keys, query))
         try:
-            values = await self._read_all(tuple(asked))
+            values = await self._read_all(tuple(query.keys))
+            for key in self._leave(query):
+                self._keep(key, values[key])
         except Exception as error:  # noqa: BLE001 - a defect, too, is told to those who asked, who write it down.
-            for future in asked.values():
-                _fail(future, error)
+            query.outcome.set_result(error)
         else:
-            for key, future in asked.items():
-                future.set_result(values[key])
+            query.outcome.set_result(values)
         finally:
-            for future in asked.values():
-                future.cancel()  # Only where this was cancelled are there any left.
+            self._leave(query)
+            query.outcome.cancel()  # Only where this was cancelled has it none yet.
+
+    def _leave(self, query: _Query[K, V]) -> Sequence[K]:
+        """The keys that were not forgotten meanwhile; they are no longer under way."""
+        current = [key for key in query.keys if self._under_way.get(key) is query]
+        for key in current:
+            del self._under_way[key]
+        return current
 
 
-def _fail(future: "asyncio.Future[V]", error: Exception) -> None:
+async def _brought_by(query: _Query[K, V]) -> Mapping[K, V]:
+    # Shielded: one who goes away must not take the query from the others.
+    outcome = await asyncio.shield(query.outcome)
     # An error for each: one raised in many tasks would gather the tracebacks of all.
-    is_expected = isinstance(error, ServiceUnavailable)
-    told = ServiceUnavailable() if is_expected else RuntimeError("a read of several documents failed")
-    told.__cause__ = error.__cause__ if is_expected else error
-    future.set_exception(told)
-    future.exception()  # Seen, also where whoever asked has gone away.
+    if isinstance(outcome, ServiceUnavailable):
+        raise ServiceUnavailable from outcome.__cause__
+    if not isinstance(outcome, Exception):
+        return outcome
+    raise RuntimeError("a read of several documents failed") from outcome

@@ -38,10 +38,15 @@ class GenerationStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One generation as far as callers can notice it. `size` is in bytes; times are aware, in UTC."""
+    """One generation as far as callers can notice it. `size` is in bytes; times are aware, in UTC.
+
+    `job_status` and `upload_status` are the stored ones, of which the public one is made.
+    """
 
     job_id: int | None
     generation_status: GenerationStatus
+    job_status: str | None = None
+    upload_status: str | None = None
     bucket: str | None = None
     key: str | None = None
     size: int | None = None
@@ -87,6 +92,8 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
     return Job(
         job_id=job_id,
         generation_status=status,
+        job_status=job_status,
+        upload_status=upload_status,
         bucket=bucket,
         key=key,
         size=size,
@@ -95,6 +102,23 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
         message=(message or DEFAULT_FAILURE) if status is GenerationStatus.FAILED else "",
         updated_at=updated_at,
         problems=tuple(fields.problems),
+    )
+
+
+def job_after(job: Job, updated: Mapping[str, Any]) -> Job:
+    """What `job`, which has no problems, is after an update that set these fields of its document and removed none."""
+    return job_from_document(
+        {
+            "_id": job.job_id,
+            "status": job.job_status,
+            "upload": {"status": job.upload_status, "bucket": job.bucket, "key": job.key},
+            "size": job.size,
+            "start": job.start,
+            "end": job.end,
+            "message": job.message,
+            "updated_at": job.updated_at,
+            **updated,
+        }
     )
 
 

@@ -50,9 +50,8 @@ class Presigner:
 
         Raises `ServiceUnavailable`.
         """
-        signed_at, url = self._urls.get(job, (float("-inf"), ""))
-        # The wall clock, because it is what S3 goes by; a clock that was set back makes a URL of the future.
-        if not 0 <= time.time() - signed_at < self._url_ttl / 2:
+        url = self.remembered_url(job)
+        if url is None:
             signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
             with self._time_signature():
                 url, is_lasting = await self._sign(job)
@@ -60,6 +59,12 @@ class Presigner:
             if is_lasting:
                 self._remember(job, signed_at, url)
         return url
+
+    def remembered_url(self, job: Job) -> str | None:
+        """The URL that was made for `job`, where it still has at least half of its life."""
+        signed_at, url = self._urls.get(job, (float("-inf"), None))
+        # The wall clock, because it is what S3 goes by; a clock that was set back makes a URL of the future.
+        return url if 0 <= time.time() - signed_at < self._url_ttl / 2 else None
 
     async def has_credentials(self) -> bool:
         """Whether there are credentials to sign with."""

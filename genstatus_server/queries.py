@@ -19,6 +19,8 @@ SESSIONS: Final = "sessions"
 JobId = tuple[int, str]
 Key = tuple[str, Any]
 Document = Mapping[str, Any]
+#: What the document of an id in a collection says; None where there is none. It may raise to have that read first.
+Find = Callable[[str, Any], Any]
 
 #: What callers can notice; the rest of a document does not travel.
 FIELDS: Final[Mapping[str, Sequence[str]]] = {
@@ -44,7 +46,7 @@ _CHANGED_FIELDS: Final = {
 _NOTICED_FIELDS: Final = sorted({field for fields in FIELDS.values() for field in fields})
 
 #: What the change stream has to tell: changes of the four collections that callers can notice, and what ends or moves
-#: a collection as a whole. Of the documents only a job travels, as it is now.
+#: a collection as a whole. Of the documents only a job travels, as it is now, with the fields that an update has set.
 CHANGES: Final[Sequence[Mapping[str, Any]]] = (
     {
         "$match": {
@@ -71,6 +73,7 @@ CHANGES: Final[Sequence[Mapping[str, Any]]] = (
             "ns.coll": 1,
             "documentKey._id": 1,
             "fullDocument": {"_id": 1} | dict.fromkeys(FIELDS[JOBS], 1),
+            "updateDescription.updatedFields": dict.fromkeys(FIELDS[JOBS], 1),
         }
     },
 )

@@ -1,16 +1,16 @@
 """Reads documents, and remembers them while the change stream proves that they have not changed."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
 from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from genstatus_server import mongodb
-from genstatus_server.documents import LoginSession, Submission, User
 from genstatus_server.errors import ServiceUnavailable
 from genstatus_server.grouped import GroupedReads
-from genstatus_server.jobs import NO_JOB, Job, whole_number
+from genstatus_server.jobs import NO_JOB, Job, job_after, whole_number
 from genstatus_server.metrics import Metrics
 from genstatus_server.queries import (
     FIELDS,
@@ -19,6 +19,7 @@ from genstatus_server.queries import (
     SUBMISSIONS,
     USERS,
     Document,
+    Find,
     JobId,
     Key,
     by_id,
@@ -27,9 +28,19 @@ from genstatus_server.queries import (
     parse_job,
     query_for,
 )
-from genstatus_server.remembered import Remembered
+from genstatus_server.remembered import UNKNOWN, Remembered
+
+T = TypeVar("T")
 
 _DOCUMENT_CHANGES: Final = frozenset({"insert", "update", "replace", "delete"})
+
+
+class _NotRemembered(Exception):
+    """No error, but what has to be read before all can be seen."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__()
+        self.key = key
 
 
 class Store:
@@ -52,17 +63,12 @@ class Store:
         self._database = database
         self._metrics = metrics
 
-        self._reads: Final[GroupedReads[Key, Any]] = GroupedReads(self._read)
+        self._reads: Final[GroupedReads[Key, Any]] = GroupedReads(self._read, self._keep)
 
         def remembered(collection: str, **options: Any) -> Remembered[Any, Any]:
-            return Remembered(
-                lambda key: self._reads.read((collection, key)),
-                size=size,
-                is_fresh=is_fresh,
-                on_difference=lambda key: wake((collection, key)),
-                **options,
-            )
+            return Remembered(size=size, on_difference=lambda key: wake((collection, key)), **options)
 
+        self._is_fresh = is_fresh
         self._wake = wake
         self._memory: Final[Mapping[str, Remembered[Any, Any]]] = {
             # A job is kept only where a later change of it can be told by its `_id`.
@@ -77,21 +83,29 @@ class Store:
             SESSIONS: remembered(SESSIONS, is_kept=lambda session: session is not None),
         }
 
-    async def login_session(self, token_hash: str, *, anew: bool = False) -> LoginSession | None:
-        """The login session of the token whose SHA-256 is `token_hash`, in lower-case hex."""
-        return cast("LoginSession | None", await self._memory[SESSIONS].get(token_hash, anew=anew))
+    async def see(self, see: Callable[[Find], T], until: float) -> T:
+        """What `see` makes of the documents that it finds.
 
-    async def user(self, user_id: int, *, anew: bool = False) -> User | None:
-        """The user with this id."""
-        return cast("User | None", await self._memory[USERS].get(user_id, anew=anew))
+        `see` is called with a `find` and again for each document that had to be read, so it must do nothing else; what
+        is remembered it finds at once. Raises what it raises, `ServiceUnavailable`, and `TimeoutError` where reading
+        takes longer than until the loop's time `until`.
+        """
+        found: dict[Key, Any] = {}
+        while True:
+            try:
+                return see(self._finder(found))
+            except _NotRemembered as missing:
+                async with asyncio.timeout_at(until):
+                    found[missing.key] = await self._reads.read(missing.key)
 
-    async def submission(self, submission_id: int, *, anew: bool = False) -> Submission | None:
-        """The submission with this id."""
-        return cast("Submission | None", await self._memory[SUBMISSIONS].get(submission_id, anew=anew))
+    async def read_anew(self, keys: Iterable[Key]) -> Find:
+        """The documents of `keys` by a read that begins now; any other counts as gone. Raises `ServiceUnavailable`."""
+        found = await self._reads.read_anew(keys)
+        return lambda collection, key: found.get((collection, key))
 
-    async def job(self, job_id: JobId, *, anew: bool = False) -> Job:
-        """The job that generates a file type of a submission; `NO_JOB` where there is none."""
-        return cast("Job", await self._memory[JOBS].get(job_id, anew=anew))
+    def is_told(self, job_id: JobId, job: Job) -> bool:
+        """Whether the change stream told that this is the job, and so whatever was committed before."""
+        return self._memory[JOBS].is_told(job_id, job)
 
     def remembered_jobs(self, keys: Iterable[Key]) -> list[Job]:
         """The jobs among `keys` as they were last read, where that is remembered."""
@@ -113,13 +127,15 @@ class Store:
             return None
         keys = tuple(self._keys_of(change))
         for collection, key in keys:
+            self._reads.forget((collection, key))
             known = self._memory[collection].drop(key)
             if collection == JOBS and known is not None:
-                self._learn(key, known, change.get("fullDocument"))
+                self._learn(key, known, change)
         return keys
 
     def forget_all(self) -> None:
         """Drop everything: changes may have been missed."""
+        self._reads.forget_all()
         for memory in self._memory.values():
             memory.drop_all()
 
@@ -137,8 +153,6 @@ class Store:
     async def close(self) -> None:
         """End the reads under way."""
         await self._reads.close()
-        for memory in self._memory.values():
-            await memory.close()
 
     def _keys_of(self, change: Mapping[str, Any]) -> Iterable[Key]:
         collection, document_id = change["ns"]["coll"], change["documentKey"]["_id"]
@@ -149,12 +163,34 @@ class Store:
         # A job is known by its submission and file type: those it has now, and those it had when it was read.
         keys = {job_id_of(change.get("fullDocument")), self._memory[JOBS].key_of(whole_number(document_id))} - {None}
         # Some job was deleted, and the one that is being read just now may be it.
-        return [(JOBS, key) for key in keys or self._memory[JOBS].keys_in_flight()]
+        if keys:
+            return [(JOBS, key) for key in keys]
+        return [key for key in self._reads.keys_under_way() if key[0] == JOBS]
 
-    def _learn(self, key: JobId, known: Job, document: Mapping[str, Any] | None) -> None:
+    def _learn(self, key: JobId, known: Job, change: Mapping[str, Any]) -> None:
+        document = change.get("fullDocument")
         # Only of the very document that was read: where the unique index is missing, there may be two.
-        if job_id_of(document) == key and document and whole_number(document.get("_id")) == known.job_id:
-            self._memory[JOBS].put(key, parse_job(key, document))
+        if document and job_id_of(document) == key and whole_number(document.get("_id")) == known.job_id:
+            job = parse_job(key, document)
+            self._memory[JOBS].put(key, job, is_told=_is_of_this_change(job, known, change))
+
+    def _finder(self, found: dict[Key, Any]) -> Find:
+        """Finds what is in `found`, and adds what is remembered and fresh; raises `_NotRemembered` for the rest."""
+        is_fresh = self._is_fresh()
+
+        def find(collection: str, document_id: Any) -> Any:
+            key = collection, document_id
+            if key not in found:
+                value = self._memory[collection].get(document_id, is_fresh=is_fresh)
+                if value is UNKNOWN:
+                    raise _NotRemembered(key)
+                found[key] = value
+            return found[key]
+
+        return find
+
+    def _keep(self, key: Key, value: Any) -> None:
+        self._memory[key[0]].put(key[1], value)
 
     async def _read(self, keys: Sequence[Key]) -> Mapping[Key, Any]:
         """What the documents of `keys` say, in one query. Raises `ServiceUnavailable`."""
@@ -185,3 +221,11 @@ class Store:
                 document = found[collection][None]
             parsed[collection, key] = parse(collection, key, document)
         return parsed
+
+
+def _is_of_this_change(job: Job, known: Job, change: Mapping[str, Any]) -> bool:
+    """Whether `job` is what `change` made of `known`: MongoDB looks a document up later, when others may have come."""
+    if change["operationType"] != "update":
+        return True  # It has brought the document itself.
+    updated = change.get("updateDescription", {}).get("updatedFields", {})
+    return not known.problems and job == job_after(known, updated)

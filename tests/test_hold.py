@@ -14,7 +14,7 @@ from pymongo import DeleteOne, InsertOne, UpdateOne
 from tornado.httpclient import HTTPResponse
 
 from tests.support.loops import lateness
-from tests.support.server import ROUTE, Server, body, until
+from tests.support.server import ROUTE, Server, body, seen_by, until
 from tests.support.world import Document, World, token_hash
 
 Write = Callable[[World], Awaitable[object]]
@@ -49,17 +49,6 @@ async def settled(answer: Awaitable[HTTPResponse]) -> Document:
     assert response.headers["X-Wait-Result"] == "settled"
     assert "Retry-After" not in response.headers
     return body(response)
-
-
-async def seen_by(server: Server, world: World) -> None:
-    """Wait until the server has seen everything that was written until now."""
-    witness = 999
-    await world.put_job(witness, "F")
-    answer = held(server, file_type="F")
-    await until(lambda: server.services.waiters.count(("jobs", (1, "F"))))
-    await world.finish(witness)
-    await answer
-    await world.jobs.delete_one({"_id": witness})
 
 
 # 1. The job leaves `waiting`
@@ -268,6 +257,33 @@ async def test_a_finish_that_is_followed_by_a_new_generation_is_not_lost(server:
     # It may have seen the job finished, or as it is now: then it is held on, and sees the next finish.
     await world.finish(size=2)
     assert (await settled(answer))["status"] == "finished"
+
+
+async def test_a_change_that_tells_all_of_the_job_is_answered_without_a_read(server: Server, world: World) -> None:
+    await world.put_job()
+    answers = [held(server, token) for token in ("owner", "reader")]
+    await server.held(2)
+    before = reads(server)
+    await world.finish(size=5)
+    assert [(await settled(answer))["size"] for answer in answers] == [5, 5]
+    assert reads(server) == before
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"$set": FINISHED, "$unset": {"size": ""}},
+        {"$set": {"status": "finished", "upload.status": "finished", "upload.key": "1/D1.csv"}},
+    ],
+)
+async def test_a_change_that_does_not_is_looked_at_once_more(server: Server, world: World, update: Document) -> None:
+    await world.put_job(size=5, upload={"status": "running"})
+    answer = held(server)
+    await server.held()
+    before = reads(server)
+    await world.jobs.update_one({"_id": 100}, update)
+    assert (await settled(answer))["status"] == "finished"
+    assert reads(server) > before
 
 
 async def test_all_who_wait_for_one_job_are_answered_after_a_few_reads(server: Server, world: World) -> None:
@@ -599,14 +615,14 @@ async def test_a_client_that_goes_away_before_it_is_held_is_not_held(
 ) -> None:
     await world.put_job()
     asked, go_on = asyncio.Event(), asyncio.Event()
-    read = server.services.store.login_session
+    see = server.services.store.see
 
-    async def slow_read(token_hash: str, *, anew: bool = False) -> object:
+    async def see_slowly(*arguments: Any) -> object:
         asked.set()
         await go_on.wait()
-        return await read(token_hash, anew=anew)
+        return await see(*arguments)
 
-    monkeypatch.setattr(server.services.store, "login_session", slow_read)
+    monkeypatch.setattr(server.services.store, "see", see_slowly)
     async with raw_request(server) as writer:
         await asked.wait()
         writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What a job document means to callers: `jobs.job_from_document`, held against the table of the contract."""
+"""What a job document means to callers: `jobs.job_after, job_from_document`, held against the table of the contract."""
 
 import itertools
 from collections.abc import Mapping
@@ -11,7 +11,15 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genstatus_server.jobs import DEFAULT_FAILURE, NO_JOB, GenerationStatus, Job, generation_status, job_from_document
+from genstatus_server.jobs import (
+    DEFAULT_FAILURE,
+    NO_JOB,
+    GenerationStatus,
+    Job,
+    generation_status,
+    job_after,
+    job_from_document,
+)
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 59, tzinfo=UTC)
 FINISHED: Mapping[str, Any] = {
@@ -125,6 +133,8 @@ def test_a_finished_job_has_everything() -> None:
     assert job_from_document(FINISHED) == Job(
         job_id=1234,
         generation_status=GenerationStatus.FINISHED,
+        job_status="finished",
+        upload_status="finished",
         bucket="reports",
         key="123/D1.csv",
         size=10240,
@@ -271,3 +281,32 @@ def test_nothing_makes_up_for_a_wrong_type(document: dict[str, Any], name: str, 
     job = job_from_document(with_field(document, name, data.draw(st.sampled_from(WRONG[name]))))
     assert job.generation_status == "failed"
     assert any(problem.startswith(f"{name} is ") for problem in job.problems)
+
+
+UPDATES = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["waiting", "running", "finished", "failed"]),
+        "upload": st.none()
+        | st.fixed_dictionaries(
+            {}, optional={"status": st.sampled_from(["running", "finished"]), "key": st.sampled_from(["1/D1.csv", ""])}
+        ),
+        "size": st.none() | st.integers(0, 10),
+        "start": st.none() | st.just(MOMENT),
+        "message": st.sampled_from(["", "No rows."]),
+        "updated_at": st.just(MOMENT),
+    },
+)
+
+
+@given(before=UPDATES, updated=UPDATES)
+def test_a_job_after_an_update_is_that_of_the_document_after_it(
+    before: dict[str, object], updated: dict[str, object]
+) -> None:
+    """Or it differs and the document is read: what must not be is that another is taken for it."""
+    document = {"_id": 1, "status": "waiting"} | before
+    job, after = job_from_document(document), job_from_document(document | updated)
+    if not job.problems and job_after(job, updated) != after:
+        # A message that nobody was shown is not remembered.
+        assert after.generation_status == "failed"
+        assert "message" not in updated

@@ -17,7 +17,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from genstatus_server.errors import StartupError
 from genstatus_server.jobs import GenerationStatus, Job
 from genstatus_server.presign import content_disposition, open_presigner
-from tests.support.server import Server, body, settings_for, start, until
+from tests.support.server import Server, body, seen_by, settings_for, start, until
 from tests.support.services import S3
 from tests.support.world import World
 
@@ -228,6 +228,7 @@ async def test_without_credentials_a_file_is_a_503_and_all_else_is_answered(
         await world.put_job()
         assert body(await server.check())["status"] == "waiting"
         await world.finish()
+        await seen_by(server, world)
         check_unavailable(await server.check())
         ready = await server.fetch("/readyz")
         assert (ready.code, body(ready)["signer"]) == (HTTPStatus.SERVICE_UNAVAILABLE, "no credentials")

@@ -11,7 +11,8 @@ from genstatus_server.schemas import StatusRequest, encode_answer, load_request
 class GenerationStatusHandler(HeldHandler):
     """One request for one file."""
 
-    def understand(self, query: Query, prefer: Sequence[str]) -> StatusRequest:
+    @staticmethod
+    def understand(query: Query, prefer: Sequence[str]) -> StatusRequest:
         return load_request(query, prefer)
 
     def settles(self, asked: Asked) -> IsSettled:  # noqa: ARG002 - one file is settled by itself, whoever asks.

@@ -20,16 +20,13 @@ _ENTITY_TAG: Final = re.compile(r'(?:W/)?("[^"]*")|\*')
 class GenerationStatusesHandler(HeldHandler):
     """One request for several files."""
 
-    _any_file = False
-
-    def understand(self, query: Query, prefer: Sequence[str]) -> StatusesRequest:
-        asked = load_request_for_several(query, prefer)
-        self._any_file = asked.any_file
-        return asked
+    @staticmethod
+    def understand(query: Query, prefer: Sequence[str]) -> StatusesRequest:
+        return load_request_for_several(query, prefer)
 
     def settles(self, asked: Asked) -> IsSettled:
         known = self._known_entity_tags()
-        if not self._any_file:
+        if not asked.any_file:
             return lambda jobs: all(job.is_settled for job in jobs)
         if known:
             return lambda jobs: _opaque(self._entity_tag(asked, jobs)) not in known

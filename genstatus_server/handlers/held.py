@@ -1,21 +1,25 @@
 """A request that may be held: what the routes of one file and of several have in common."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
+from tornado.escape import parse_qs_bytes
+
 from genstatus_server import retry
-from genstatus_server.access import Login, log_in
+from genstatus_server.access import Login, hash_of, log_in
 from genstatus_server.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.handlers.base import CLIENT_GONE, BaseHandler
-from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker
+from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker, see_jobs
 from genstatus_server.jobs import GenerationStatus, Job
 from genstatus_server.long_poll import LAST_LOOK_SECONDS, Look, WaitResult, deadline_of, hold
-from genstatus_server.queries import SESSIONS
+from genstatus_server.queries import SESSIONS, Find
 from genstatus_server.schemas import asks_to_wait
 from genstatus_server.waiters import Waiter
 
 Query = Mapping[str, Sequence[bytes]]
+Understand = Callable[[Query, Sequence[str]], Asked]
 
 #: Seconds that a signature may take at the end of a hold, behind the last look.
 _LAST_SIGNATURE_SECONDS: Final = 0.08
@@ -29,6 +33,12 @@ _RETRY_AFTER: Final = {
 }
 
 
+_FINISHED: Final = GenerationStatus.FINISHED
+#: Queries that are remembered, and the characters that are few enough for it.
+_REMEMBERED: Final = 4096
+_USUAL_LENGTH: Final = 96
+
+
 class HeldHandler(BaseHandler):
     """Answers at once, or holds. A subclass says what is asked, what settles it, and what the answer is."""
 
@@ -36,7 +46,8 @@ class HeldHandler(BaseHandler):
     _is_client_gone = False
     _is_wait = False
 
-    def understand(self, query: Query, prefer: Sequence[str]) -> Asked:
+    @staticmethod
+    def understand(query: Query, prefer: Sequence[str]) -> Asked:
         """What is asked. Raises `InvalidRequest`."""
         raise NotImplementedError
 
@@ -66,28 +77,31 @@ class HeldHandler(BaseHandler):
             self.set_header("X-Wait-Result", WaitResult.ERROR)
 
     async def _get(self) -> None:
-        query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
-        self._is_wait = asks_to_wait(query, prefer)
-        asked = self._understand(query, prefer)
-        jobs = None
-        async with asyncio.timeout_at(self._first_look_ends(asked)):
-            login = await log_in(self.services.store, self.request.headers.get("X-Session-ID", ""))
+        asked = self._understand()
+        token_hash = hash_of(self.request.headers.get("X-Session-ID", ""))
+
+        def see(find: Find) -> tuple[Login, Asked, Sequence[Job] | None]:
+            login = log_in(find, token_hash)
             self.log_fields["user_id"] = login.user.user_id
-            if isinstance(asked, InvalidRequest):
+            if isinstance(asked, InvalidRequest):  # That is told only to who is logged in.
                 raise asked
             self.log_fields["submission_id"], self.log_fields["file_type"] = asked.submission_id, asked.file_type
-            look = Looker(self.services.store, login, asked, self.settles(asked))
-            if not asked.wait:
-                jobs = await look.once()
-        if jobs is None:
-            await self._wait(login, asked, look)
-        else:
-            await self._answer(asked, jobs, None)
+            return login, asked, None if asked.wait else see_jobs(find, login.user, asked)
 
-    def _understand(self, query: Query, prefer: Sequence[str]) -> Asked | InvalidRequest:
-        """What is asked, or what is wrong with it: that is told only to who is logged in."""
+        login, valid, jobs = await self.services.store.see(see, self._first_look_ends(asked))
+        if jobs is None:
+            await self._wait(login, valid)
+        else:
+            await self._answer(valid, jobs, None)
+
+    def _understand(self) -> Asked | InvalidRequest:
+        """What is asked, or what is wrong with it."""
+        query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
+        is_usual = not prefer and len(self.request.query) <= _USUAL_LENGTH
+        asked = _usual(self.understand, self.request.query) if is_usual else None
+        self._is_wait = asked.wait if asked else asks_to_wait(query, prefer)
         try:
-            return self.understand(query, prefer)
+            return asked or self.understand(query, prefer)
         except InvalidRequest as error:
             return error
 
@@ -103,8 +117,9 @@ class HeldHandler(BaseHandler):
             seconds = min(seconds, self._seconds(asked) + LAST_LOOK_SECONDS)
         return self.arrived + seconds
 
-    async def _wait(self, login: Login, asked: Asked, look: Looker) -> None:
+    async def _wait(self, login: Login, asked: Asked) -> None:
         seconds = self._seconds(asked)
+        look = Looker(self.services.store, login, asked, self.settles(asked))
         look.seconds = self._first_look_ends(asked) - asyncio.get_running_loop().time()
         if asked.preferred_wait:
             self.set_header("Preference-Applied", f"wait={seconds:g}")
@@ -124,7 +139,7 @@ class HeldHandler(BaseHandler):
     async def _hold(self, asked: Asked, look: Looker, seconds: float) -> None:
         result = WaitResult.ERROR
         metrics = self.services.metrics
-        with self.services.waiters.waiting_for(*look.keys()) as self._waiter:
+        with self.services.waiters.waiting_for(*look.keys) as self._waiter:
             if self._is_client_gone:
                 self._waiter.leave()
             try:
@@ -164,22 +179,31 @@ class HeldHandler(BaseHandler):
         if result is not None:
             self.set_header("X-Wait-Result", result)
             self.log_fields["wait_result"] = result.value
-        self.log_fields["generation_status"] = ",".join(job.generation_status for job in jobs)
+        self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
         if _is_to_ask_again(jobs, result):
             self.set_header("Retry-After", _RETRY_AFTER[result]())
         if result is WaitResult.DRAINING:
             self.set_header("Connection", "close")
-        self.write(self.encode(asked, jobs, urls))
-        await self.finish()
+        self.finish(self.encode(asked, jobs, urls))
 
     async def _urls_of(self, jobs: Sequence[Job]) -> Sequence[str | None]:
-        return [await self._url_of(job) for job in jobs]
+        return [await self._url_of(job) if job.generation_status is _FINISHED else None for job in jobs]
 
-    async def _url_of(self, job: Job) -> str | None:
-        is_finished = job.generation_status is GenerationStatus.FINISHED
-        return await self.services.presigner.presigned_url(job) if is_finished else None
+    async def _url_of(self, job: Job) -> str:
+        presigner = self.services.presigner
+        return presigner.remembered_url(job) or await presigner.presigned_url(job)
 
 
 def _is_to_ask_again(jobs: Sequence[Job], result: WaitResult | None) -> bool:
     """Also where nothing waits, but a caller waited in vain for it to differ from what it knows."""
     return result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs)
+
+
+# Clients ask the same again and again.
+@lru_cache(_REMEMBERED)
+def _usual(understand: Understand, query: str) -> Asked | None:
+    """What is asked with `query`; None where that is wrong, and for `understand` to say why."""
+    try:
+        return understand(parse_qs_bytes(query, keep_blank_values=True), ())
+    except InvalidRequest:
+        return None

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, cast
 
@@ -12,10 +11,6 @@ from marshmallow import Schema, ValidationError, fields, validate
 from genstatus_server.errors import InvalidRequest
 from genstatus_server.jobs import FILE_TYPES
 from genstatus_server.schemas.fields import LARGEST_ID, WRONG_FILE_TYPE, DecimalId, FileTypes, Flag, Seconds
-
-#: Requests that are remembered, and the bytes of their parameters that are few enough for it.
-_REMEMBERED: Final = 4096
-_USUAL_LENGTH: Final = 64
 
 #: One preference with its parameters. A quoted text may have commas in it; one that is not closed ends with its header,
 #: so that whatever is sent is read once.
@@ -117,6 +112,11 @@ class StatusRequest:
         """As a request for several files has them."""
         return (self.file_type,)
 
+    @property
+    def any_file(self) -> bool:
+        """As a request for several files has it."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class StatusesRequest:
@@ -140,16 +140,7 @@ def load_request(query: Mapping[str, Sequence[bytes]], prefer: Sequence[str]) ->
 
     Raises `InvalidRequest`.
     """
-    values = tuple(tuple(query.get(name, ())) for name in _QUERY.fields)
-    is_usual = sum(len(value) for given in values for value in given) <= _USUAL_LENGTH and not prefer
-    load = _load_one if is_usual else _load_one.__wrapped__
-    return load(values, tuple(prefer))
-
-
-# Clients ask the same again and again.
-@lru_cache(_REMEMBERED)
-def _load_one(values: tuple[tuple[bytes, ...], ...], prefer: tuple[str, ...]) -> StatusRequest:
-    loaded = _load(_QUERY, dict(zip(_QUERY.fields, values, strict=True)))
+    loaded = _load(_QUERY, query)
     preferred = _preferred_wait(prefer)
     wait = loaded.get("wait", preferred is not None)
     return StatusRequest(

@@ -29,6 +29,7 @@ LEFT_OUT: Final = {
     "test_an_aborted_transaction_does_not_wake": TRANSACTIONS,
     "test_a_job_that_is_replaced_by_one_of_another_id_ends_the_hold": TRANSACTIONS,
     "test_holds_on_which_nothing_happens_read_nothing": "the held jobs are read every second",
+    "test_a_change_that_tells_all_of_the_job_is_answered_without_a_read": "no change tells anything",
     "test_all_who_wait_for_one_job_are_answered_after_a_few_reads": "it counts reads, and nothing is remembered",
     "test_what_callers_cannot_notice_does_not_wake": "a re-read wakes only where the answer differs",
 }

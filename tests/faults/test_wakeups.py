@@ -2,18 +2,21 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from genstatus_server.handlers.look import Looker
+from genstatus_server.handlers.held import HeldHandler
+from genstatus_server.handlers.look import Asked, Looker
 from genstatus_server.jobs import Job
 from genstatus_server.long_poll import Look
 from genstatus_server.presign import Presigner
+from genstatus_server.queries import SUBMISSIONS, Find, Key
+from genstatus_server.store import Store
 from tests.faults.scale import SLACK, Figures, scaled
 from tests.support.loops import Lateness, lateness
 from tests.support.server import Server, body
@@ -37,6 +40,7 @@ class Moment(Enum):
     REGISTERED = auto()
     READ = auto()
     READ_ANEW = auto()
+    SETTLED = auto()
     POLLED = auto()
     WAITING = auto()
     SIGNED = auto()
@@ -62,21 +66,27 @@ class Plan:
 def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     """A plan that the server of this test follows."""
     made = Plan()
-    look, read, sign = Looker.__call__, Looker._jobs, Presigner.presigned_url
+    look, read_anew, sign = Looker.__call__, Store.read_anew, Presigner.presigned_url
+    answer = HeldHandler._answer
 
     async def planned_look(self: Looker) -> Look:
-        await made.reached(Moment.REGISTERED, self._submission_id)
+        number = self._asked.submission_id
+        await made.reached(Moment.REGISTERED, number)
         seen = await look(self)
-        await made.reached(Moment.READ, self._submission_id)
+        await made.reached(Moment.READ, number)
+        if seen.is_settled:
+            await made.reached(Moment.SETTLED, number)
         return seen
 
-    async def planned_read(self: Looker, *, anew: bool = False) -> tuple[Job, ...]:
-        if anew:
-            await made.reached(Moment.READ_ANEW, self._submission_id)
-        jobs = await read(self, anew=anew)
-        if not anew:
-            await made.reached(Moment.POLLED, self._submission_id)
-        return jobs
+    async def planned_read_anew(self: Store, keys: Iterable[Key]) -> Find:
+        (number,) = (document_id for collection, document_id in keys if collection == SUBMISSIONS)
+        await made.reached(Moment.READ_ANEW, number)
+        return await read_anew(self, keys)
+
+    async def planned_answer(self: HeldHandler, asked: Asked, *about: Any) -> None:
+        if not asked.wait:
+            await made.reached(Moment.POLLED, asked.submission_id)
+        await answer(self, asked, *about)
 
     async def planned_signature(self: Presigner, job: Job) -> str:
         url = await sign(self, job)
@@ -84,7 +94,8 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
         return url
 
     monkeypatch.setattr(Looker, "__call__", planned_look)
-    monkeypatch.setattr(Looker, "_jobs", planned_read)
+    monkeypatch.setattr(Store, "read_anew", planned_read_anew)
+    monkeypatch.setattr(HeldHandler, "_answer", planned_answer)
     monkeypatch.setattr(Presigner, "presigned_url", planned_signature)
     yield made
     assert not made._actions
@@ -108,7 +119,8 @@ class Trials:
         self.longest = 0.0
 
     async def run(self, trial: Callable[["Trials", int, random.Random, Lateness], Awaitable[None]]) -> None:
-        jobs = [{"_id": each, "submission_id": each, "file_type": "D1", "status": "waiting"} for each in self.numbers]
+        job = {"file_type": "D1", "status": "waiting", "size": 1}
+        jobs = [{"_id": each, "submission_id": each} | job for each in self.numbers]
         await self.world.submissions.insert_many([{"_id": each, "user_id": 11} for each in self.numbers])
         await self.world.jobs.insert_many(jobs)
         await self.world.jobs.create_index([("submission_id", 1), ("file_type", 1)], unique=True)
@@ -122,8 +134,9 @@ class Trials:
         async with self._free:
             await trial(self, number, random.Random(f"{self._seed}/{number}"), late)
 
-    async def set_job(self, number: int, fields: Document) -> None:
-        await self.world.jobs.update_one({"_id": number}, {"$set": fields})
+    async def set_job(self, number: int, fields: Document, *, remove: str | None = None) -> None:
+        update = {"$set": fields} | ({"$unset": {remove: ""}} if remove else {})
+        await self.world.jobs.update_one({"_id": number}, update)
 
     async def set_in_one_go(self, number: int, steps: Sequence[Document]) -> None:
         async with self.world.client.start_session() as session, await session.start_transaction():
@@ -187,7 +200,8 @@ async def finish_at_any_moment(trials: Trials, number: int, chance: random.Rando
 
 async def begin_anew_at_once(trials: Trials, number: int, chance: random.Random, late: Lateness) -> None:
     """A finish that is followed by a new generation: what is answered is the file that is there then."""
-    moment = chance.choice((Moment.REGISTERED, Moment.READ, Moment.READ_ANEW, Moment.SIGNED, Moment.WAITING))
+    moments = (Moment.REGISTERED, Moment.READ, Moment.READ_ANEW, Moment.SETTLED, Moment.SIGNED, Moment.WAITING)
+    moment = chance.choice(moments)
     begun_anew = asyncio.Event()
 
     async def begin_anew() -> None:
@@ -211,7 +225,8 @@ async def begin_anew_at_once(trials: Trials, number: int, chance: random.Random,
         trials.plan.at(moment, number, lambda: heard_of(trials, number, begin_anew))
         hold = asyncio.ensure_future(trials.hold(number))
         await asyncio.sleep(chance.uniform(0, 0.02))
-        await trials.set_job(number, finished(number))
+        # What a change removes it does not tell by itself, so such a job is read once more.
+        await trials.set_job(number, finished(number), remove="size" if moment is Moment.READ_ANEW else None)
     await begun_anew.wait()
     await asyncio.sleep(chance.uniform(0.02, 0.1))
     assert not hold.done(), (moment, await hold)
@@ -223,11 +238,11 @@ async def begin_anew_at_once(trials: Trials, number: int, chance: random.Random,
 
 async def heard_of(trials: Trials, number: int, write: Action) -> None:
     """Write, and wait until the server has heard of it."""
-    key = ("jobs", (number, "D1"))
-    (waiter,) = trials.server.services.waiters._by_key[key]
+    key, services = ("jobs", (number, "D1")), trials.server.services
+    (waiter,) = services.waiters._by_key[key]
     await write()
     async with asyncio.timeout(SOON * SLACK):
-        while not waiter.is_woken:  # noqa: ASYNC110 - the change comes by the loop's own turns.
+        while not waiter.is_woken or any(job.is_settled for job in services.store.remembered_jobs([key])):  # noqa: ASYNC110 - the change comes by the turns of the loop.
             await asyncio.sleep(0.001)
 
 

@@ -19,7 +19,7 @@ from genstatus_server.services import Services
 from genstatus_server.settings import Settings, load_settings
 from genstatus_server.watcher import Watching
 from tests.support.services import S3
-from tests.support.world import SUBMISSION
+from tests.support.world import SUBMISSION, World
 
 ROUTE: Final = "/v1/check_generation_status/"
 DEADLINE: Final = 10.0
@@ -72,6 +72,17 @@ class Server:
         """Wait until this many requests have looked once and are waiting."""
         waiters = self.services.waiters
         await until(lambda: waiters.sleeping() == count, what=f"{count} held, but {waiters.sleeping()}")
+
+
+async def seen_by(server: Server, world: World) -> None:
+    """Wait until the server has seen everything that was written until now."""
+    witness = 999
+    await world.put_job(witness, "F")
+    answer = asyncio.ensure_future(server.check(file_type="F", wait="true", timeout=20))
+    await until(lambda: server.services.waiters.count(("jobs", (SUBMISSION, "F"))))
+    await world.finish(witness)
+    await answer
+    await world.jobs.delete_one({"_id": witness})
 
 
 def body(response: HTTPResponse) -> dict[str, Any]:
