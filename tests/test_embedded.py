@@ -124,7 +124,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_programs(tmp_path: Path) -> N
 def test_ctrl_c_in_the_midst_of_the_start_ends_it_at_once(tmp_path: Path, command: str) -> None:
     folder = tmp_path / "data"
     with running_server(tmp_path, ["--port", "0", "--data-dir", str(folder)], command=command) as server:
-        wait_until(lambda: (folder / "s3-keys.json").exists())  # That is the first that it makes.
+        wait_until((folder / "s3-keys.json").exists)  # That is the first that it makes.
         os.killpg(server.process.pid, signal.SIGINT)
         assert server.process.wait(DEADLINE) == 0
         assert [record["action"] for record in server.records("stopped")] == ["stopped"]

@@ -4,10 +4,14 @@ import asyncio
 import json
 import random
 import re
+import time
+from functools import lru_cache
 from http import HTTPStatus
 from http.client import responses
 from typing import Any, Final
 
+from tornado.httputil import HTTPHeaders, format_timestamp
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from genstatus_server import log, retry
@@ -35,13 +39,21 @@ class BaseHandler(RequestHandler):
         self.log_fields: dict[str, object] = {}
         services.in_flight.begin()
 
+    def clear(self) -> None:
+        """Begin an answer, also one that takes the place of another: Tornado calls this before it writes an error."""
+        # As Tornado's own, but that one formats the date and looks at the characters of each header for every answer.
+        self._headers = HTTPHeaders()
+        self._headers["Content-Type"] = "application/json"
+        self._headers["Date"] = _date(int(time.time()))
+        self._headers["Cache-Control"] = "no-store"
+        self._headers["X-Content-Type-Options"] = "nosniff"
+        self._headers["X-Request-ID"] = self.request_id
+        self._write_buffer = []
+        self._status_code, self._reason = 200, responses[200]
+        self.set_default_headers()
+
     def set_default_headers(self) -> None:
-        """Headers of every answer. Tornado calls this again before it writes an error."""
-        self.clear_header("Server")
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("X-Request-ID", self.request_id)
+        """Headers of every answer that depend on something."""
         services: Services = self._services_of_application()
         if services.draining:
             self.set_header("Connection", "close")
@@ -70,8 +82,12 @@ class BaseHandler(RequestHandler):
         """The body of the answer."""
         self.write(json.dumps(body).encode())
 
-    def compute_etag(self) -> None:
-        """No ETag: an answer is never stored, and a 304 would be an error for existing clients."""
+    def set_etag_header(self) -> None:
+        """No ETag of Tornado's making: an answer is never stored."""
+
+    def check_etag_header(self) -> bool:
+        """Never a 304: to existing clients it would be an error."""
+        return False
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """The one place where an error becomes an answer."""
@@ -93,13 +109,16 @@ class BaseHandler(RequestHandler):
         error = exc_info[1]
         if isinstance(error, ServiceUnavailable):
             self.log_fields["cause"] = log.cause(error)
-        elif not isinstance(error, ServiceError | HTTPError):
+        elif not isinstance(error, ServiceError | HTTPError | StreamClosedError):
             log.exception("request_defect", request_id=self.request_id, path=self.request.path)
 
     def finish(self, chunk: Any = None) -> Any:
         """Finish the answer; it counts as in flight until it was handed to the system."""
         future = super().finish(chunk)
-        future.add_done_callback(self.services.in_flight.end)
+        if future.done():
+            self.services.in_flight.end()
+        else:
+            future.add_done_callback(self.services.in_flight.end)
         return future
 
     def _services_of_application(self) -> Services:
@@ -125,6 +144,11 @@ class BaseHandler(RequestHandler):
         if self._is_configured_origin():
             self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
             self.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
+
+
+@lru_cache(1)
+def _date(second: int) -> str:
+    return format_timestamp(second)
 
 
 class NotFoundHandler(BaseHandler):
