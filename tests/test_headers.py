@@ -184,12 +184,13 @@ async def test_an_error_says_it_too_to_who_asked_to_wait(
         ("wait=999999", {}, "wait=55"),
         (f"wait={'9' * 5000}", {}, "wait=55"),
         ("wait=7", {"wait": "true"}, "wait=7"),
-        ("wait=7", {"wait": "true", "timeout": "3"}, None),
-        ("wait=7", {"timeout": "3"}, None),
+        ("wait=7", {"wait": "true", "timeout": "3"}, "wait=3"),
+        ("wait=7", {"timeout": "0.5"}, "wait=0.5"),
+        ("wait=7", {"timeout": "3000"}, "wait=55"),
         ("wait=7", {"wait": "false"}, None),
     ],
 )
-async def test_a_preference_is_acknowledged_where_it_decides(
+async def test_a_preference_is_answered_with_the_length_in_force(
     server: Server, prefer: str, query: dict[str, str], applied: str | None
 ) -> None:
     response = await server.check(headers={"Prefer": prefer}, **query)

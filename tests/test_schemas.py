@@ -219,8 +219,8 @@ def test_a_preference_that_makes_no_sense_is_ignored(header: str) -> None:
     ("query", "wait", "timeout", "preferred"),
     [
         ({"wait": [b"false"]}, False, 5, False),
-        ({"timeout": [b"7"]}, True, 7, False),
-        ({"wait": [b"true"], "timeout": [b"7"]}, True, 7, False),
+        ({"timeout": [b"7"]}, True, 7, True),
+        ({"wait": [b"true"], "timeout": [b"7"]}, True, 7, True),
         ({"wait": [b"false"], "timeout": [b"7"]}, False, 7, False),
         ({"wait": [b"true"]}, True, 5, True),
     ],

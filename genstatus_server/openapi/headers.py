@@ -53,7 +53,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
         "settled",
     ),
     "Preference-Applied": (
-        "The hold's length in force, where it was asked for by `Prefer`.",
+        "The hold's length in force, in seconds, where `Prefer` asked for a hold.",
         {"type": "string", "pattern": r"^wait=[0-9.e+-]+$"},
         "wait=25",
     ),

@@ -98,7 +98,7 @@ _QUERY_OF_SEVERAL: Final = GenerationStatusesQuery(unknown="exclude")
 class StatusRequest:
     """A valid request for one file. `timeout` is in seconds, None where the caller left it to the server.
 
-    `preferred_wait` says that the `Prefer` header decides the hold's length, and so is to be acknowledged.
+    `preferred_wait` says that a `Prefer` header asked for the hold too, and is told the length in force.
     """
 
     submission_id: int
@@ -148,7 +148,7 @@ def load_request(query: Mapping[str, Sequence[bytes]], prefer: Sequence[str]) ->
         file_type=loaded["file_type"],
         wait=wait,
         timeout=loaded.get("timeout", preferred),
-        preferred_wait=wait and preferred is not None and "timeout" not in loaded,
+        preferred_wait=wait and preferred is not None,
     )
 
 
@@ -162,7 +162,7 @@ def load_request_for_several(query: Mapping[str, Sequence[bytes]], prefer: Seque
         wait="wait" in loaded or preferred is not None,
         any_file=loaded.get("wait") == "any",
         timeout=loaded.get("timeout", preferred),
-        preferred_wait=preferred is not None and "timeout" not in loaded,
+        preferred_wait=preferred is not None,
     )
 
 
