@@ -162,8 +162,7 @@ class HeldHandler(BaseHandler):
         while True:
             seen, result = await hold(look, waiter, deadline)
             latest = max(asyncio.get_running_loop().time(), deadline) + _LAST_SIGNATURE_SECONDS
-            async with asyncio.timeout_at(latest):
-                urls = [] if result is WaitResult.GONE else await self._urls_of(seen.jobs)
+            urls = [] if result is WaitResult.GONE else await self._urls_of(seen.jobs, latest)
             if result is not WaitResult.SETTLED or not waiter.is_woken:
                 return seen, result, urls
 
@@ -186,12 +185,17 @@ class HeldHandler(BaseHandler):
             self.set_header("Connection", "close")
         self.finish(self.encode(asked, jobs, urls))
 
-    async def _urls_of(self, jobs: Sequence[Job]) -> Sequence[str | None]:
-        return [await self._url_of(job) if job.generation_status is _FINISHED else None for job in jobs]
+    async def _urls_of(self, jobs: Sequence[Job], latest: float | None = None) -> Sequence[str | None]:
+        """The URLs of those that are finished. Raises `TimeoutError` at the loop's time `latest`."""
+        return [await self._url_of(job, latest) if job.generation_status is _FINISHED else None for job in jobs]
 
-    async def _url_of(self, job: Job) -> str:
+    async def _url_of(self, job: Job, latest: float | None) -> str:
         presigner = self.services.presigner
-        return presigner.remembered_url(job) or await presigner.presigned_url(job)
+        url = presigner.remembered_url(job)
+        if url is None:
+            async with asyncio.timeout_at(latest):
+                url = await presigner.presigned_url(job)
+        return url
 
 
 def _is_to_ask_again(jobs: Sequence[Job], result: WaitResult | None) -> bool:

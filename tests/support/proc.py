@@ -1,6 +1,10 @@
 """What Linux tells of a running process."""
 
 from pathlib import Path
+from typing import Final
+
+#: Connections that MongoDB's driver may open at any time, and keeps: open files that nobody has leaked.
+POOLED: Final = 10
 
 
 def open_files(pid: int) -> int:
