@@ -48,6 +48,16 @@ class Served:
     def wait_held(self, count: int) -> None:
         wait_until(lambda: self.held() == count, f"{count} held", 60)
 
+    def wait_quiet(self) -> None:
+        """Wait until nothing is read while several questions are answered: every hold has looked."""
+        jobs = 'genstatus_mongodb_reads_total{collection="jobs"}'
+
+        def is_quiet() -> bool:
+            reads = [self.metrics()[jobs] for _ in range(10)]
+            return reads[0] == reads[-1]
+
+        wait_until(is_quiet, "nothing is read", 60)
+
     def wait_looked(self, numbers: Sequence[int]) -> None:
         """Wait until the jobs with these numbers are waited for, by one hold each that has looked."""
         self.wait_held(len(numbers))

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,13 +32,6 @@ CLIENTS = scaled(80, 400)
 RESTARTS = scaled(1, 3)
 #: Connections that nobody has taken yet: more than are taken at once.
 QUEUED = 300
-JOBS_READ = 'genstatus_mongodb_reads_total{collection="jobs"}'
-
-
-def is_quiet(served: Served) -> bool:
-    """Whether nothing is read from MongoDB while several questions are answered."""
-    reads = [served.metrics()[JOBS_READ] for _ in range(10)]
-    return reads[0] == reads[-1]
 
 
 def address(served: Served) -> tuple[str, int]:
@@ -56,7 +48,7 @@ def test_sigterm_gives_five_thousand_holds_their_whole_answer_and_ends_in_time(
         with holding(served.url, [question(number) for number in NUMBERS], TOKEN) as holds:
             holds.wait_sent()
             served.wait_held(HOLDS)
-            wait_until(partial(is_quiet, served), "all have looked")
+            served.wait_quiet()
             began = time.time()
             assert served.server.end() == 0
             figures.within("from SIGTERM to the exit", time.time() - began, 3)

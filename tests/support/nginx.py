@@ -69,7 +69,7 @@ def _placed(nginx: Nginx, servers: Sequence[str]) -> str:
     text = text.replace("listen 80;", f"listen 127.0.0.1:{nginx.http_port};")
     text = text.replace("listen 443 ", f"listen 127.0.0.1:{nginx.https_port} ")
     # A test machine may not allow as many files.
-    text = re.sub(r"worker_rlimit_nofile.*\n", "", text).replace("worker_connections 32768", "worker_connections 512")
+    text = re.sub(r"worker_rlimit_nofile.*\n", "", text).replace("worker_connections 32768", "worker_connections 1000")
     line = re.search(r"( *server )127\.0\.0\.1:8888( .*\n)", text)
     assert line is not None
     text = text.replace(line[0], "".join(f"{line[1]}{server}{line[2]}" for server in servers))
