@@ -10,8 +10,8 @@ import pytest
 from tests.support.server import Server, body
 from tests.support.world import Document, World, token_hash
 
-TRIALS = 300
-REVOCATIONS = 100
+TRIALS = 150
+REVOCATIONS = 60
 AT_ONCE = 15
 #: Seconds after a change by which its answer must be there: long for a busy machine, short of the holds' deadline.
 SOON = 10.0
