@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pymongo import WriteConcern
 
-from tests.faults.conftest import Serve
+from tests.faults.conftest import QUIET_TIME, Serve
 from tests.faults.scale import Figures, scaled
 from tests.faults.serving import Served
 from tests.support.holds import Holds, counted, holding, question
@@ -147,7 +147,7 @@ def finish_on(replica_set: ReplicaSet, made: Scene) -> None:
 @pytest.fixture
 def arbitrated(tmp_path: Path) -> Iterator[ReplicaSet]:
     """Two nodes and an arbiter: with it, a primary stays one that has no majority for its writes."""
-    with running_replica_set(tmp_path / "arbiter", arbiters=1) as nodes:
+    with running_replica_set(tmp_path / "arbiter", arbiters=1, arguments=QUIET_TIME) as nodes:
         yield nodes
 
 
