@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 import trustme
 from botocore.exceptions import SSLError
@@ -79,6 +80,7 @@ async def test_whoever_trusts_the_authority_uploads_and_downloads(
     ca_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # It keeps the credentials of whichever test was first.
     for name, value in credentials(secured).items():
         monkeypatch.setenv(name, value)
     await asyncio.to_thread(lambda: list(initialize(mongodb_uri, world.name)))
