@@ -24,8 +24,9 @@ _LOG_SECONDS: Final = 60.0
 #: Milliseconds after which the system ends a connection whose client does not take what was sent to it: it is gone
 #: without a word, or does not read. Neither is told otherwise, and an answer that is never out has no deadline.
 _UNREAD_MS: Final = 30_000
-#: Bytes that are read ahead of a request that is being answered: a little more than the largest request.
-_MAX_READ_AHEAD: Final = 96 * 1024
+#: Bytes that may be read ahead of a request that is being answered. Tornado stops of itself after the largest request
+#: and a piece or two of 64 KiB; only beyond this, it takes that for a defect and logs it with a traceback.
+_MAX_READ_AHEAD: Final = 256 * 1024
 
 
 class _Stream(IOStream):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 import structlog
+from tornado.iostream import StreamBufferFullError
 
 #: One of these stands in every text that has a secret to scrub: they are looked for first, because that is quick.
 _SUSPICIOUS: Final = ("signature", "aws4", "credential", "security-token", "awsaccesskeyid", "session", "mongodb")
@@ -85,8 +86,14 @@ def set_up(log_format: str) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("tornado.application").addFilter(_is_no_flood)
     # Below that it quotes what it could not understand, and that may hold anything.
     logging.getLogger("tornado.general").setLevel(logging.WARNING)
+
+
+def _is_no_flood(record: logging.LogRecord) -> bool:
+    """Of a client that sends more than is read ahead, Tornado has said so in one line: its traceback is no defect."""
+    return not (record.exc_info and isinstance(record.exc_info[1], StreamBufferFullError))
 
 
 class JsonLines:
