@@ -228,4 +228,5 @@ def _is_of_this_change(job: Job, known: Job, change: Mapping[str, Any]) -> bool:
     if change["operationType"] != "update":
         return True  # It has brought the document itself.
     updated = change.get("updateDescription", {}).get("updatedFields", {})
-    return not known.problems and job == job_after(known, updated)
+    # What is known may be newer than the change: only one that ends the waiting by itself cannot be part of it already.
+    return not known.is_settled and job == job_after(known, updated)

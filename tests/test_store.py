@@ -1,0 +1,51 @@
+"""What the change stream proves of a job, by the changes that it tells."""
+
+from typing import Any
+
+from genstatus_server import mongodb
+from genstatus_server.metrics import Metrics
+from genstatus_server.queries import JOBS, JobId, parse_job
+from genstatus_server.store import Store
+
+JOB_ID: JobId = (1, "D1")
+WAITING: dict[str, Any] = {"_id": 100, "submission_id": 1, "file_type": "D1", "status": "waiting"}
+FINISHED: dict[str, Any] = {"status": "finished", "upload": {"status": "finished", "key": "1/D1.csv"}}
+
+
+async def remembering_store() -> Store:
+    """A store that remembers the job as waiting; MongoDB is not asked for anything."""
+    async with mongodb.open_database("mongodb://127.0.0.1:1", "unused") as database:
+        store = Store(database, Metrics(), size=10, is_fresh=lambda: True, wake=lambda _: None)
+    store._memory[JOBS].put(JOB_ID, parse_job(JOB_ID, WAITING))
+    return store
+
+
+def is_told(store: Store) -> bool:
+    (job,) = store.remembered_jobs([(JOBS, JOB_ID)])
+    return job.is_settled and store.is_told(JOB_ID, job)
+
+
+def change(updated: dict[str, Any], looked_up: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "operationType": "update",
+        "ns": {"coll": JOBS},
+        "documentKey": {"_id": 100},
+        "fullDocument": looked_up,
+        "updateDescription": {"updatedFields": updated},
+    }
+
+
+async def test_a_change_that_ends_the_waiting_by_itself_tells_the_job() -> None:
+    store = await remembering_store()
+    store.forget(change(FINISHED, WAITING | FINISHED))
+    assert is_told(store)
+
+
+async def test_a_change_whose_job_was_looked_up_later_tells_nothing() -> None:
+    """Nor does the next one, though it fits what is remembered: that is newer than it, and than what it was told of."""
+    store = await remembering_store()
+    later = WAITING | FINISHED | {"size": 5}
+    store.forget(change({"status": "running"}, later))
+    assert not is_told(store)
+    store.forget(change({"size": 5}, later))  # A revocation may have been committed between this and the finish.
+    assert not is_told(store)
