@@ -318,7 +318,8 @@ async def test_the_deadline_is_a_waiting_answer_that_is_never_late(server: Serve
         times = sorted(await asyncio.gather(*(timed() for _ in range(30))))
     assert times[0] >= 1 - 1 / 16
     assert times[-1] <= 1 + LATE + machine.seconds
-    assert times[-1] - times[0] > 1 / 100  # They do not all end together.
+    # They do not all end together, unless the machine held back all that had come due meanwhile.
+    assert times[-1] - times[0] + machine.seconds > 1 / 100
 
 
 async def test_the_shortest_hold_ends_at_its_deadline(server: Server, world: World) -> None:
