@@ -243,8 +243,10 @@ async def heard_of(trials: Trials, number: int, write: Action) -> None:
     key, services = ("jobs", (number, "D1")), trials.server.services
     (waiter,) = services.waiters._by_key[key]
     await write()
+    # By then it may have heard of the second generation's file, too.
+    first = finished(number)["upload"]["key"]
     async with asyncio.timeout(SOON * SLACK):
-        while not waiter.is_woken or any(job.is_settled for job in services.store.remembered_jobs([key])):  # noqa: ASYNC110 - the change comes by the turns of the loop.
+        while not waiter.is_woken or any(job.key == first for job in services.store.remembered_jobs([key])):  # noqa: ASYNC110 - the change comes by the turns of the loop.
             await asyncio.sleep(0.001)
 
 
