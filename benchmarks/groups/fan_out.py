@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import hold_requests
+from benchmarks.database import asked_at, hold_requests
 from benchmarks.groups.polls import answer_of, finished_job
 from benchmarks.load import Request, holding, wait_registered
 from benchmarks.machine import most_connections
@@ -68,8 +68,11 @@ def _broadcast(contender: Contender, body: bytes, count: int) -> tuple[float, fl
     def publish() -> None:
         fetch(f"{contender.url}/broadcast", method="POST", body=body)
 
-    _fan_out(contender, [("/hold", "")] * _WARM_UP, publish, signed=False)
-    return _fan_out(contender, [("/hold", "")] * count, publish, signed=False)
+    def requests(count: int) -> list[Request]:
+        return [(asked_at("/hold", asked), token) for asked, token in hold_requests([0] * count)]
+
+    _fan_out(contender, requests(_WARM_UP), publish, signed=False)
+    return _fan_out(contender, requests(count), publish, signed=False)
 
 
 def _fan_out(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import hold_requests, path
+from benchmarks.database import asked_at, hold_requests, path
 from benchmarks.groups.polls import answer_of, finished_job
 from benchmarks.load import Request, holding, poll, wait_registered
 from benchmarks.machine import most_connections
@@ -30,9 +30,9 @@ def measure(bench: Bench) -> list[Row]:
             for name, value in _ours(bench, contender, requests, path(job)).items():
                 seen[name].append(value)
         with contenders.bare(bench, body) as contender:
-            poll(contender, "/", bench.scale.poll_seconds, connections=_CONNECTIONS)
+            poll(contender, asked_at("/", path(job)), bench.scale.poll_seconds, connections=_CONNECTIONS)
             before = memory(contender.pid)
-            with holding(contender, [("/hold", token) for _, token in requests]) as holds:
+            with holding(contender, [(asked_at("/hold", asked), token) for asked, token in requests]) as holds:
                 seen["bare registered"].append(wait_registered(contender, holds, count))
                 seen["bare memory"].append((memory(contender.pid) - before) / count / 1000)
     holding_many = f"{count:,} holds"

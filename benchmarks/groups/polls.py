@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import path, token
+from benchmarks.database import asked_at, path, token
 from benchmarks.load import poll
 from benchmarks.procfs import cpu_seconds
 from benchmarks.programs import fetch
@@ -23,7 +23,7 @@ def measure(bench: Bench) -> list[Row]:
         each = {
             "shipped": (shipped, path(job)),
             "quiet": (stack.enter_context(contenders.genstatus(bench, "--access-log=false")), path(job)),
-            "bare": (stack.enter_context(contenders.bare(bench, body)), "/"),
+            "bare": (stack.enter_context(contenders.bare(bench, body)), asked_at("/", path(job))),
             "plain": (stack.enter_context(contenders.tornado_motor(bench)), path(job)),
         }
         for contender, question in each.values():
