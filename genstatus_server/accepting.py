@@ -30,13 +30,13 @@ _MAX_READ_AHEAD: Final = 256 * 1024
 
 
 class _Stream(IOStream):
-    """A connection that keeps no bytes once it is closed: what is left of it is a cycle, which lives on for a while."""
+    """A connection that leaves no work for the garbage collector when its client resets it."""
 
     def close_fd(self) -> None:
         super().close_fd()
-        # There is no public way to drop them; who still asks for some is told that the stream is closed.
-        self._read_buffer = bytearray()
-        self._read_buffer_size = 0
+        if self.error is not None:
+            # It leads to the frames that saw it, and so back to here and to all that was read.
+            self.error = self.error.with_traceback(None)
 
 
 class Acceptor:
