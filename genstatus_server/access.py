@@ -13,7 +13,7 @@ from genstatus_server.errors import AccessDenied, LoginRequired, NoSuchSubmissio
 from genstatus_server.queries import SESSIONS, SUBMISSIONS, USERS, Find
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Login:
     """A caller who is logged in, until `expires_at`. `token_hash` is what the login session is known by."""
 

@@ -61,12 +61,18 @@ class LentCredentials(AioCredentials):
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:  # type: ignore[override]  # as said above
         """Credentials that live long enough. Raises `ServiceUnavailable`."""
-        self.fetch_in_time()
-        if self._fetching is not None and not self.last(self._needed):
+        at_hand = self.at_hand()
+        if at_hand is None and self._fetching is not None:
             await asyncio.shield(self._fetching)
-        if self._frozen is None or not self.last(self._needed):
+            at_hand = self.at_hand()
+        if at_hand is None:
             raise ServiceUnavailable from self._failure
-        return self._frozen
+        return at_hand
+
+    def at_hand(self) -> ReadOnlyCredentials | None:
+        """The same without waiting for any; None where there are none."""
+        self.fetch_in_time()
+        return self._frozen if self.last(self._needed) else None
 
     def fetch_in_time(self) -> None:
         """Begin to fetch others where these end before long, unless that was tried just now."""

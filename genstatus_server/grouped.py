@@ -5,10 +5,12 @@ key by itself and at once, a busy one reads hundreds in the time of one. All who
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.patience import Patience
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -18,13 +20,22 @@ _AT_ONCE: Final = 2
 
 
 class _Query(Generic[K, V]):
-    """What is asked for, and what it has brought: the values, or the error."""
+    """What is asked for, and those who wait for what it brings: the values, or the error."""
 
-    __slots__ = ("keys", "outcome")
+    __slots__ = ("keys", "waiting")
 
     def __init__(self) -> None:
         self.keys: dict[K, None] = {}
-        self.outcome: asyncio.Future[Mapping[K, V] | Exception] = asyncio.get_running_loop().create_future()
+        self.waiting: list[asyncio.Future[Mapping[K, V] | Exception]] = []
+
+    def bring(self, outcome: Mapping[K, V] | Exception) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(outcome)
+
+    def cancel(self) -> None:
+        for future in self.waiting:
+            future.cancel()
 
 
 class GroupedReads(Generic[K, V]):
@@ -43,16 +54,20 @@ class GroupedReads(Generic[K, V]):
         #: The query that reads a key, the youngest if there are two, unless the key was forgotten since it began.
         self._under_way: dict[K, _Query[K, V]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._patience = Patience()
         #: Counted, because a task that has ended leaves `_tasks` only a turn of the loop later.
         self._running = 0
 
-    async def read(self, key: K) -> V:
-        """The value of `key`, by the query that is reading it or else by a new one. Raises `ServiceUnavailable`."""
-        return (await _brought_by(self._under_way.get(key) or self._ask([key])))[key]
+    async def read(self, key: K, until: float = math.inf) -> V:
+        """The value of `key`, by the query that is reading it or else by a new one.
 
-    async def read_anew(self, keys: Iterable[K]) -> Mapping[K, V]:
+        Raises `ServiceUnavailable`, also where it takes longer than until the loop's time `until`.
+        """
+        return (await self._brought_by(self._under_way.get(key) or self._ask([key]), until))[key]
+
+    async def read_anew(self, keys: Iterable[K], until: float = math.inf) -> Mapping[K, V]:
         """The values of `keys` and perhaps more, by a query that begins after this call. Raises the same."""
-        return await _brought_by(self._ask(keys))
+        return await self._brought_by(self._ask(keys), until)
 
     def forget(self, key: K) -> None:
         """`key` has changed: what is being read of it may be as it was before."""
@@ -73,7 +88,7 @@ class GroupedReads(Generic[K, V]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._next is not None:
-            self._next.outcome.cancel()
+            self._next.cancel()
 
     def _ask(self, keys: Iterable[K]) -> _Query[K, V]:
         if self._next is None:
@@ -102,12 +117,12 @@ class GroupedReads(Generic[K, V]):
             for key in self._leave(query):
                 self._keep(key, values[key])
         except Exception as error:  # noqa: BLE001 - a defect, too, is told to those who asked, who write it down.
-            query.outcome.set_result(error)
+            query.bring(error)
         else:
-            query.outcome.set_result(values)
+            query.bring(values)
         finally:
             self._leave(query)
-            query.outcome.cancel()  # Only where this was cancelled has it none yet.
+            query.cancel()  # Only where this was cancelled does anybody still wait.
 
     def _leave(self, query: _Query[K, V]) -> Sequence[K]:
         """The keys that were not forgotten meanwhile; they are no longer under way."""
@@ -116,13 +131,17 @@ class GroupedReads(Generic[K, V]):
             del self._under_way[key]
         return current
 
-
-async def _brought_by(query: _Query[K, V]) -> Mapping[K, V]:
-    # Shielded: one who goes away must not take the query from the others.
-    outcome = await asyncio.shield(query.outcome)
-    # An error for each: one raised in many tasks would gather the tracebacks of all.
-    if isinstance(outcome, ServiceUnavailable):
-        raise ServiceUnavailable from outcome.__cause__
-    if not isinstance(outcome, Exception):
-        return outcome
-    raise RuntimeError("a read of several documents failed") from outcome
+    async def _brought_by(self, query: _Query[K, V], until: float) -> Mapping[K, V]:
+        # A future for each: one who goes away must not take the query from the others.
+        future: asyncio.Future[Mapping[K, V] | Exception] = asyncio.get_running_loop().create_future()
+        query.waiting.append(future)
+        with self._patience.until(until, future):
+            outcome = await future
+        # An error for each: one raised in many tasks would gather the tracebacks of all.
+        if isinstance(outcome, TimeoutError):
+            raise ServiceUnavailable from outcome
+        if isinstance(outcome, ServiceUnavailable):
+            raise ServiceUnavailable from outcome.__cause__
+        if not isinstance(outcome, Exception):
+            return outcome
+        raise RuntimeError("a read of several documents failed") from outcome

@@ -6,10 +6,10 @@ The loop is around a look and never around an event: a change only says "look ag
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from genstatus_server.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.jobs import Job
@@ -37,7 +37,7 @@ class WaitResult(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """What one look found, and whether it settles the request.
 
@@ -56,34 +56,86 @@ class Look:
         return min(self.expires, self.retry)
 
 
-async def hold(look: Callable[[], Awaitable[Look]], waiter: Waiter, deadline: float) -> tuple[Look, WaitResult]:
-    """Look until what is seen settles the request, at the longest until the loop's time `deadline`.
+class Looks(Protocol):
+    """How a hold looks."""
 
-    `waiter` must have been registered before, so that no change after the first look is missed. The first look's
-    errors are the caller's; later, a MongoDB that is away does not end a hold. `look` raises when access is lost.
+    def at_once(self) -> Look | None:
+        """What is seen, where that is known without waiting; else None."""
+
+    async def __call__(self, until: float) -> Look:
+        """What is seen, by the loop's time `until`.
+
+        Raises `ServiceUnavailable` where it cannot be seen by then, and what it likes when access is lost.
+        """
+
+
+class Hold:
+    """One held request, until `result` is there: look, sleep, look again.
+
+    `waiter` was registered before, so that no change after the first look is missed.
     """
-    loop = asyncio.get_running_loop()
-    seen, pause = await look(), _FIRST_PAUSE
-    expires = seen.expires
-    # A change that comes during a look may have undone what it saw: a new generation, a login that ended.
-    while waiter.is_woken or not seen.is_settled:
-        wake = await waiter.wait(min(deadline, seen.look_again))
-        result = _result(wake, deadline)
+
+    __slots__ = ("_look", "_pause", "_seen", "deadline", "waiter")
+
+    def __init__(self, look: Looks, waiter: Waiter, deadline: float) -> None:
+        self._look = look
+        self.deadline = deadline
+        self._pause = _FIRST_PAUSE
+        self._seen: Look | None = None
+        self.waiter = waiter
+
+    @property
+    def seen(self) -> Look:
+        """What the last look saw."""
+        assert self._seen is not None  # noqa: S101 - it has looked at least once.
+        return self._seen
+
+    async def begin(self, until: float) -> WaitResult | None:
+        """The first look, done by the loop's time `until`: its errors are the caller's. As `go_on`."""
+        self._seen = await self._look(until)
+        return await self._look_until_quiet(None)
+
+    async def go_on(self) -> WaitResult | None:
+        """Look once more, and again where something changes meanwhile. What ends the hold; None to sleep on."""
+        return await self._look_until_quiet(await self._look_again())
+
+    def settles_at_once(self) -> bool:
+        """Whether it is over by now, and that is known without waiting for anything: there is no need to go on."""
+        seen = None if self.waiter.is_ended else self._look.at_once()
+        if seen is None or not seen.is_settled:
+            return False
+        self._seen = seen
+        return True
+
+    def sleep(self, wake_up: Callable[[], object]) -> None:
+        """Have `wake_up` called once there is a reason to go on."""
+        self.waiter.sleep(min(self.deadline, self.seen.look_again), wake_up)
+
+    async def _look_until_quiet(self, result: WaitResult | None) -> WaitResult | None:
+        # A change that comes during a look may have undone what it saw: a new generation, a login that ended.
+        while result is None and self.waiter.is_woken:
+            result = await self._look_again()
+        is_settled = result is not WaitResult.GONE and self.seen.is_settled
+        return WaitResult.SETTLED if is_settled else result
+
+    async def _look_again(self) -> WaitResult | None:
+        result = _result(self.waiter.begin_look(), self.deadline)
         if result is WaitResult.GONE:
-            return seen, result
+            return result
+        loop, expires = asyncio.get_running_loop(), self.seen.expires
+        ends = min(loop.time(), self.deadline) if result else self.deadline
         try:
-            async with asyncio.timeout_at((min(loop.time(), deadline) if result else deadline) + LAST_LOOK_SECONDS):
-                seen = await look()
-            expires, pause = seen.expires, _FIRST_PAUSE
-        except (ServiceUnavailable, TimeoutError):
+            self._seen = await self._look(ends + LAST_LOOK_SECONDS)
+            self._pause = _FIRST_PAUSE
+        except ServiceUnavailable:
+            # A later MongoDB that is away does not end a hold.
             if loop.time() >= expires:
                 raise LoginRequired from None
             # Nobody will say again what the last wake said, so this hold looks again by itself.
-            seen = replace(seen, is_settled=False, expires=expires, retry=loop.time() + random.uniform(0.5, 1) * pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        if result:
-            return seen, WaitResult.SETTLED if seen.is_settled else result
-    return seen, WaitResult.SETTLED
+            retry = loop.time() + random.uniform(0.5, 1) * self._pause
+            self._seen = replace(self.seen, is_settled=False, retry=retry)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return result
 
 
 def deadline_of(arrived: float, timeout: float) -> float:

@@ -55,9 +55,7 @@ class Presigner:
             signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
             with self._time_signature():
                 url, is_lasting = await self._sign(job)
-            self._urls.pop(job, None)  # So that they stand in the order in which they were signed.
-            if is_lasting:
-                self._remember(job, signed_at, url)
+            self._remember(job, signed_at, url, is_lasting=is_lasting)
         return url
 
     def remembered_url(self, job: Job) -> str | None:
@@ -65,6 +63,21 @@ class Presigner:
         signed_at, url = self._urls.get(job, (float("-inf"), None))
         # The wall clock, because it is what S3 goes by; a clock that was set back makes a URL of the future.
         return url if 0 <= time.time() - signed_at < self._url_ttl / 2 else None
+
+    def url_at_once(self, job: Job) -> str | None:
+        """The same without waiting for anything; None where it cannot be had so."""
+        bucket, key = job.bucket or self._bucket, job.key
+        url = self.remembered_url(job)
+        if url is not None or not bucket or not key or not self._signer.knows(bucket):
+            return url
+        credentials = self._credentials.at_hand()
+        if credentials is not None:
+            signed_at, is_lasting = math.floor(time.time()), self._credentials.last(self._url_ttl)
+            with self._time_signature():
+                url = self._signer.sign_at_once(bucket, key, content_disposition(key), credentials)
+            if url is not None:
+                self._remember(job, signed_at, url, is_lasting=is_lasting)
+        return url
 
     async def has_credentials(self) -> bool:
         """Whether there are credentials to sign with."""
@@ -89,8 +102,10 @@ class Presigner:
         except (BotoCoreError, ClientError, TimeoutError) as cause:
             raise ServiceUnavailable from cause
 
-    def _remember(self, job: Job, signed_at: float, url: str) -> None:
-        self._urls[job] = signed_at, url
+    def _remember(self, job: Job, signed_at: float, url: str, *, is_lasting: bool) -> None:
+        self._urls.pop(job, None)  # So that they stand in the order in which they were signed.
+        if is_lasting:
+            self._urls[job] = signed_at, url
         if len(self._urls) > _REMEMBERED_URLS:
             del self._urls[next(iter(self._urls))]
 

@@ -12,6 +12,7 @@ from genstatus_server.metrics import Metrics
 from genstatus_server.mongodb import Database
 from genstatus_server.presign import Presigner
 from genstatus_server.settings import Settings
+from genstatus_server.shared_answer import SharedAnswer
 from genstatus_server.store import Store
 from genstatus_server.waiters import JobWaiters
 from genstatus_server.watcher import JobWatcher
@@ -56,6 +57,7 @@ class Services:
     watcher: JobWatcher
     presigner: Presigner
     in_flight: InFlight = field(default_factory=InFlight)
+    shared_answer: SharedAnswer = field(default_factory=SharedAnswer)
     draining: bool = False
     parent: Channel | None = None
 

@@ -52,10 +52,17 @@ class UrlSigner:
             if len(self._buckets) >= _MOST_BUCKETS:
                 self._buckets.clear()
             self._buckets[bucket] = await self._find_out(bucket)
-        known = self._buckets[bucket]
-        if known is None:
-            return await self._sign_costly(bucket, key, disposition)
-        return self._sign_cheaply(known, key, disposition, await self._credentials())
+        at_once = self.sign_at_once(bucket, key, disposition, await self._credentials())
+        return at_once or await self._sign_costly(bucket, key, disposition)
+
+    def knows(self, bucket: str) -> bool:
+        """Whether `sign_at_once` can sign for this bucket."""
+        return self._buckets.get(bucket) is not None
+
+    def sign_at_once(self, bucket: str, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str | None:
+        """The same with `credentials`; None where `bucket` is not known yet, or stays with the costly way."""
+        known = self._buckets.get(bucket)
+        return self._sign_cheaply(known, key, disposition, credentials) if known else None
 
     async def _find_out(self, bucket: str) -> _Bucket | None:
         for _ in range(_COMPARISONS):

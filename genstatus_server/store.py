@@ -1,6 +1,5 @@
 """Reads documents, and remembers them while the change stream proves that they have not changed."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -87,20 +86,36 @@ class Store:
         """What `see` makes of the documents that it finds.
 
         `see` is called with a `find` and again for each document that had to be read, so it must do nothing else; what
-        is remembered it finds at once. Raises what it raises, `ServiceUnavailable`, and `TimeoutError` where reading
-        takes longer than until the loop's time `until`.
+        is remembered it finds at once. Raises what it raises, and `ServiceUnavailable`, also where reading takes longer
+        than until the loop's time `until`.
         """
         found: dict[Key, Any] = {}
         while True:
             try:
                 return see(self._finder(found))
             except _NotRemembered as missing:
-                async with asyncio.timeout_at(until):
-                    found[missing.key] = await self._reads.read(missing.key)
+                found[missing.key] = await self._reads.read(missing.key, until)
 
-    async def read_anew(self, keys: Iterable[Key]) -> Find:
+    def see_at_once(self, see: Callable[[Find], T]) -> T | None:
+        """The same without reading anything; None where something has to be read. Raises what `see` raises."""
+        if not self._is_fresh():
+            return None
+        memory = self._memory
+
+        def find(collection: str, document_id: Any) -> Any:
+            value = memory[collection].get(document_id)
+            if value is UNKNOWN:
+                raise _NotRemembered((collection, document_id))
+            return value
+
+        try:
+            return see(find)
+        except _NotRemembered:
+            return None
+
+    async def read_anew(self, keys: Iterable[Key], until: float) -> Find:
         """The documents of `keys` by a read that begins now; any other counts as gone. Raises `ServiceUnavailable`."""
-        found = await self._reads.read_anew(keys)
+        found = await self._reads.read_anew(keys, until)
         return lambda collection, key: found.get((collection, key))
 
     def is_told(self, job_id: JobId, job: Job) -> bool:

@@ -1,12 +1,11 @@
 """The registry of holds: who waits for what, and telling them to look again. Pure asyncio.
 
 A waiter is woken through a flag and not through a bare notification, so a wake that comes between a hold's read and
-its wait is not lost: the wait that follows returns at once.
+its sleep is not lost: the sleep that follows is over at once.
 """
 
 import asyncio
-from collections.abc import Iterator, KeysView
-from contextlib import contextmanager
+from collections.abc import Callable, KeysView
 from enum import Enum, auto
 from typing import Any
 
@@ -15,7 +14,7 @@ Key = tuple[str, Any]
 
 
 class Wake(Enum):
-    """Why `Waiter.wait` came back."""
+    """Why a sleep is over."""
 
     CHANGED = auto()
     TIME = auto()
@@ -24,9 +23,12 @@ class Wake(Enum):
 
 
 class Waiter:
-    """One held request. `woken_at` is the loop's time of the last wake by a change, None before the first."""
+    """One held request. `woken_at` is the loop's time of the last wake by a change, None before the first.
 
-    __slots__ = ("_end", "_future", "_woken", "keys", "registered_at", "woken_at")
+    It sleeps without a task and without a coroutine: ten thousand of them are held for a minute, and wake once.
+    """
+
+    __slots__ = ("_end", "_timer", "_wake_up", "_woken", "keys", "registered_at", "woken_at")
 
     def __init__(self, keys: tuple[Key, ...], *, end: Wake | None = None) -> None:
         self.keys = keys
@@ -34,22 +36,37 @@ class Waiter:
         self.woken_at: float | None = None
         self._woken = False
         self._end = end
-        self._future: asyncio.Future[None] | None = None
+        self._wake_up: Callable[[], object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_sleeping(self) -> bool:
-        """Whether it waits just now, with nothing to look at."""
-        return self._future is not None and not self._future.done()
+        """Whether it sleeps just now, with nothing to look at."""
+        return self._wake_up is not None
 
     @property
     def is_woken(self) -> bool:
         """Whether something changed since it last began to look."""
         return self._woken
 
-    async def wait(self, until: float) -> Wake:
-        """Wait to be told to look again, at the longest until the loop's time `until` (seconds)."""
-        if self._end is None and not self._woken:
-            await self._sleep(until)
+    @property
+    def is_ended(self) -> bool:
+        """Whether its hold has to end, whatever there is to see."""
+        return self._end is not None
+
+    def sleep(self, until: float, wake_up: Callable[[], object]) -> None:
+        """Have `wake_up` called, once, in the loop's turn after it is told to look again.
+
+        That is at the loop's time `until` (seconds) at the latest. What was told before counts as told now.
+        """
+        self._wake_up = wake_up
+        if self._end is not None or self._woken:
+            self._stir()
+        else:
+            self._timer = asyncio.get_running_loop().call_at(until, self._stir)
+
+    def begin_look(self) -> Wake:
+        """Why the sleep is over. Whatever changes from here on is a reason for another look."""
         if self._end is not None:
             return self._end
         woken, self._woken = self._woken, False
@@ -67,24 +84,20 @@ class Waiter:
         self.end(Wake.LEFT)
 
     def end(self, reason: Wake) -> None:
-        """Every wait, this one and later ones, comes back with `reason` at once."""
+        """Every sleep, this one and later ones, is over with `reason` at once."""
         if self._end is None:
             self._end = reason
             self._stir()
 
-    async def _sleep(self, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._future = loop.create_future()
-        timer = loop.call_at(until, self._stir)
-        try:
-            await self._future
-        finally:
-            timer.cancel()
-            self._future = None
-
     def _stir(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        if self._wake_up is None:
+            return
+        wake_up, self._wake_up = self._wake_up, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        # Not at once: who tells it to look is in the middle of something.
+        asyncio.get_running_loop().call_soon(wake_up)
 
 
 class JobWaiters:
@@ -98,21 +111,21 @@ class JobWaiters:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    @contextmanager
-    def waiting_for(self, *keys: Key) -> Iterator[Waiter]:
-        """A registered waiter; however the block is left, the registry is as it was."""
+    def register(self, keys: tuple[Key, ...]) -> Waiter:
+        """A new waiter for `keys`. However its hold ends, it has to be released."""
         waiter = Waiter(keys, end=Wake.CLOSED if self._closed else None)
         self._waiters[waiter] = None
         for key in keys:
             self._by_key.setdefault(key, set()).add(waiter)
-        try:
-            yield waiter
-        finally:
-            del self._waiters[waiter]
-            for key in keys:
-                self._by_key[key].discard(waiter)
-                if not self._by_key[key]:
-                    del self._by_key[key]
+        return waiter
+
+    def release(self, waiter: Waiter) -> None:
+        """The hold of `waiter` is over: the registry is as it was before it."""
+        del self._waiters[waiter]
+        for key in waiter.keys:
+            self._by_key[key].discard(waiter)
+            if not self._by_key[key]:
+                del self._by_key[key]
 
     def count(self, key: Key) -> int:
         """How many holds wait for `key`."""

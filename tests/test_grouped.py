@@ -200,3 +200,17 @@ async def test_closing_ends_what_is_under_way_and_what_would_have_come_next() ->
     for read in reads:
         with pytest.raises(asyncio.CancelledError):
             await read
+
+
+async def test_who_waits_too_long_is_told_and_the_others_go_on_waiting() -> None:
+    queries = Queries()
+    now = asyncio.get_running_loop().time()
+    patient = asyncio.create_task(queries.grouped.read(1))
+    with pytest.raises(ServiceUnavailable) as told:
+        await queries.grouped.read(1, now + 0.01)
+    assert isinstance(told.value.__cause__, TimeoutError)
+    with pytest.raises(ServiceUnavailable):
+        await queries.grouped.read_anew([1], now - 1)
+    queries.answer(0)
+    queries.answer(1)
+    assert await patient == "1 by 0"

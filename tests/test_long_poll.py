@@ -1,15 +1,14 @@
 """The hold, with looks that the test makes up: what ends it, and what does not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
 from genstatus_server.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.jobs import NO_JOB, GenerationStatus, Job
-from genstatus_server.long_poll import JITTER, Look, WaitResult, deadline_of, hold
-from genstatus_server.waiters import JobWaiters, Waiter
+from genstatus_server.long_poll import JITTER, LAST_LOOK_SECONDS, Hold, Look, WaitResult, deadline_of
+from genstatus_server.waiters import JobWaiters, Waiter, Wake
 
 KEY = ("jobs", (1, "D1"))
 WAITING = Job(job_id=1, generation_status=GenerationStatus.WAITING)
@@ -23,140 +22,169 @@ def now() -> float:
 
 
 class Looks:
-    """Gives one step after the other; the last one again and again."""
+    """Gives one step after the other; the last one again and again. `at_hand` is what it sees without waiting."""
 
-    def __init__(self, *steps: Step, expires_in: float = 60) -> None:
+    def __init__(self, *steps: Step, expires_in: float = 60, at_hand: Job | None = None) -> None:
         self._steps = list(steps)
         self._expires = now() + expires_in
+        self._at_hand = at_hand
         self.count = 0
+        self.untils: list[float] = []
 
-    async def __call__(self) -> Look:
+    def at_once(self) -> Look | None:
+        return self._look(self._at_hand) if self._at_hand else None
+
+    async def __call__(self, until: float) -> Look:
         self.count += 1
+        self.untils.append(until)
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
         await asyncio.sleep(0)
         if isinstance(step, Exception):
             raise step
-        job = step if isinstance(step, Job) else step()
+        return self._look(step if isinstance(step, Job) else step())
+
+    def _look(self, job: Job) -> Look:
         return Look((job,), job.is_settled, self._expires)
 
 
-@contextmanager
-def registered() -> Iterator[tuple[JobWaiters, Waiter]]:
-    waiters = JobWaiters()
-    with waiters.waiting_for(KEY) as waiter:
-        yield waiters, waiter
-    assert not len(waiters)
+class Held:
+    """A hold from its registration to its end, as a handler leads it."""
 
+    def __init__(self, look: Looks, *, seconds: float = 5) -> None:
+        self.waiters = JobWaiters()
+        self.waiter = self.waiters.register((KEY,))
+        self.hold = Hold(look, self.waiter, now() + seconds)
 
-async def result_of(holding: Awaitable[tuple[Look, WaitResult]]) -> tuple[Job, WaitResult]:
-    seen, result = await holding
-    return seen.jobs[0], result
+    async def result(self) -> tuple[Job, WaitResult]:
+        result = await self.hold.begin(now() + 5)
+        while result is None:
+            woken = asyncio.Event()
+            self.hold.sleep(woken.set)
+            await woken.wait()
+            result = await self.hold.go_on()
+        return self.hold.seen.jobs[0], result
 
+    async def sleeping(self) -> "asyncio.Task[tuple[Job, WaitResult]]":
+        """The same, once it sleeps."""
+        task = asyncio.create_task(self.result())
+        await self.sleeps()
+        return task
 
-async def sleeping(waiters: JobWaiters) -> None:
-    async with asyncio.timeout(5):
-        while not waiters.sleeping():  # noqa: ASYNC110 - the loop's next turn is what is waited for.
-            await asyncio.sleep(0)
+    async def sleeps(self) -> None:
+        async with asyncio.timeout(5):
+            while not self.waiter.is_sleeping:  # noqa: ASYNC110 - the loop's next turn is what is waited for.
+                await asyncio.sleep(0)
 
 
 async def test_what_is_settled_is_answered_by_the_first_look() -> None:
     look = Looks(NO_JOB)
-    with registered() as (_, waiter):
-        assert await result_of(hold(look, waiter, now() + 5)) == (NO_JOB, WaitResult.SETTLED)
+    assert await Held(look).result() == (NO_JOB, WaitResult.SETTLED)
     assert look.count == 1
 
 
 async def test_a_wake_has_it_look_again() -> None:
     look = Looks(WAITING, WAITING, FINISHED)
-    with registered() as (waiters, waiter):
-        holding = asyncio.ensure_future(result_of(hold(look, waiter, now() + 5)))
-        for _ in range(2):
-            await sleeping(waiters)
-            waiters.wake(KEY)
-        assert await holding == (FINISHED, WaitResult.SETTLED)
+    held = Held(look)
+    holding = await held.sleeping()
+    for _ in range(2):
+        await held.sleeps()
+        held.waiters.wake(KEY)
+        await asyncio.sleep(0)
+    assert await holding == (FINISHED, WaitResult.SETTLED)
     assert look.count == 3
 
 
 async def test_a_change_between_the_look_and_the_wait_is_not_lost() -> None:
-    with registered() as (waiters, waiter):
+    def changes_as_it_is_read() -> Job:
+        held.waiters.wake(KEY)
+        return WAITING
 
-        def changes_as_it_is_read() -> Job:
-            waiters.wake(KEY)
-            return WAITING
-
-        look = Looks(changes_as_it_is_read, FINISHED)
-        assert await result_of(hold(look, waiter, now() + 5)) == (FINISHED, WaitResult.SETTLED)
+    held = Held(Looks(changes_as_it_is_read, FINISHED))
+    assert await held.result() == (FINISHED, WaitResult.SETTLED)
 
 
 async def test_a_change_during_the_look_that_settles_has_it_look_once_more() -> None:
-    with registered() as (waiters, waiter):
+    def new_generation_as_it_is_read() -> Job:
+        held.waiters.wake(KEY)
+        return FINISHED
 
-        def new_generation_as_it_is_read() -> Job:
-            waiters.wake(KEY)
-            return FINISHED
+    look = Looks(new_generation_as_it_is_read, WAITING, FINISHED)
+    held = Held(look)
+    holding = await held.sleeping()
+    assert look.count == 2
+    held.waiters.wake(KEY)
+    assert await holding == (FINISHED, WaitResult.SETTLED)
 
-        look = Looks(new_generation_as_it_is_read, WAITING, FINISHED)
-        holding = asyncio.ensure_future(result_of(hold(look, waiter, now() + 5)))
-        await sleeping(waiters)
-        assert look.count == 2
-        waiters.wake(KEY)
-        assert await holding == (FINISHED, WaitResult.SETTLED)
+
+async def test_what_settles_it_and_is_at_hand_needs_no_look() -> None:
+    look = Looks(WAITING)
+    held = Held(look)
+    holding = await held.sleeping()
+    assert not held.hold.settles_at_once()
+    look._at_hand = WAITING
+    assert not held.hold.settles_at_once()
+    look._at_hand = FINISHED
+    assert held.hold.settles_at_once()
+    assert (held.hold.seen.jobs, look.count) == ((FINISHED,), 1)
+    holding.cancel()
+
+
+@pytest.mark.parametrize("end", [Waiter.leave, lambda waiter: waiter.end(Wake.CLOSED)])
+async def test_a_hold_that_has_to_end_does_not_settle_at_once(end: Callable[[Waiter], None]) -> None:
+    held = Held(Looks(WAITING, at_hand=FINISHED))
+    end(held.waiter)
+    assert not held.hold.settles_at_once()
 
 
 async def test_the_deadline_is_an_answer() -> None:
-    with registered() as (_, waiter):
-        assert await result_of(hold(Looks(WAITING), waiter, now() + 0.01)) == (WAITING, WaitResult.DEADLINE)
+    assert await Held(Looks(WAITING), seconds=0.01).result() == (WAITING, WaitResult.DEADLINE)
 
 
 async def test_a_job_that_is_settled_at_the_deadline_is_settled() -> None:
-    with registered() as (_, waiter):
-        holding = hold(Looks(WAITING, FINISHED), waiter, now() + 0.01)
-        assert await result_of(holding) == (FINISHED, WaitResult.SETTLED)
+    assert await Held(Looks(WAITING, FINISHED), seconds=0.01).result() == (FINISHED, WaitResult.SETTLED)
 
 
-@pytest.mark.parametrize("error", [ServiceUnavailable(), TimeoutError()])
-async def test_what_cannot_be_read_at_the_deadline_is_as_it_was(error: Exception) -> None:
-    with registered() as (_, waiter):
-        holding = hold(Looks(WAITING, error), waiter, now() + 0.01)
-        assert await result_of(holding) == (WAITING, WaitResult.DEADLINE)
+async def test_what_cannot_be_read_at_the_deadline_is_as_it_was() -> None:
+    held = Held(Looks(WAITING, ServiceUnavailable()), seconds=0.01)
+    assert await held.result() == (WAITING, WaitResult.DEADLINE)
 
 
-@pytest.mark.parametrize("error", [ServiceUnavailable(), TimeoutError()])
-async def test_a_database_that_is_away_does_not_end_it_and_it_looks_again_by_itself(error: Exception) -> None:
-    look = Looks(WAITING, error, FINISHED)
-    with registered() as (waiters, waiter):
-        holding = asyncio.ensure_future(result_of(hold(look, waiter, now() + 20)))
-        await sleeping(waiters)
-        waiters.wake(KEY)
-        assert await holding == (FINISHED, WaitResult.SETTLED)
+async def test_a_look_is_done_soon_after_the_deadline_at_the_latest() -> None:
+    look = Looks(WAITING, WAITING, WAITING)
+    held = Held(look, seconds=0.2)
+    holding = await held.sleeping()
+    held.waiters.wake(KEY)
+    assert await holding == (WAITING, WaitResult.DEADLINE)
+    assert max(look.untils[1:]) <= held.hold.deadline + LAST_LOOK_SECONDS
+
+
+async def test_a_database_that_is_away_does_not_end_it_and_it_looks_again_by_itself() -> None:
+    look = Looks(WAITING, ServiceUnavailable(), FINISHED)
+    held = Held(look, seconds=20)
+    holding = await held.sleeping()
+    held.waiters.wake(KEY)
+    assert await holding == (FINISHED, WaitResult.SETTLED)
     assert look.count == 3
 
 
 async def test_the_first_looks_error_is_the_callers() -> None:
-    with registered() as (_, waiter), pytest.raises(ServiceUnavailable):
-        await hold(Looks(ServiceUnavailable()), waiter, now() + 5)
+    with pytest.raises(ServiceUnavailable):
+        await Held(Looks(ServiceUnavailable())).result()
 
 
 async def test_access_that_is_lost_ends_it() -> None:
-    look = Looks(WAITING, LoginRequired())
-    with registered() as (waiters, waiter):
-        holding = asyncio.ensure_future(hold(look, waiter, now() + 5))
-        await sleeping(waiters)
-        waiters.wake(KEY)
-        with pytest.raises(LoginRequired):
-            await holding
+    held = Held(Looks(WAITING, LoginRequired()))
+    holding = await held.sleeping()
+    held.waiters.wake(KEY)
+    with pytest.raises(LoginRequired):
+        await holding
 
 
-async def test_a_login_that_expires_is_looked_at_when_it_does() -> None:
-    look = Looks(WAITING, LoginRequired(), expires_in=0.01)
-    with registered() as (_, waiter), pytest.raises(LoginRequired):
-        await hold(look, waiter, now() + 5)
-
-
-async def test_a_login_that_expires_while_the_database_is_away_is_over() -> None:
-    look = Looks(WAITING, ServiceUnavailable(), expires_in=0.01)
-    with registered() as (_, waiter), pytest.raises(LoginRequired):
-        await hold(look, waiter, now() + 5)
+@pytest.mark.parametrize("error", [LoginRequired(), ServiceUnavailable()])
+async def test_a_login_that_expires_is_looked_at_when_it_does(error: Exception) -> None:
+    """Also while the database is away."""
+    with pytest.raises(LoginRequired):
+        await Held(Looks(WAITING, error, expires_in=0.01)).result()
 
 
 async def test_a_drain_ends_it_with_what_is_true_then() -> None:
@@ -165,20 +193,18 @@ async def test_a_drain_ends_it_with_what_is_true_then() -> None:
         ((WAITING, FINISHED), (FINISHED, WaitResult.SETTLED)),
         ((WAITING, ServiceUnavailable()), (WAITING, WaitResult.DRAINING)),
     ):
-        with registered() as (waiters, waiter):
-            holding = asyncio.ensure_future(result_of(hold(Looks(*steps), waiter, now() + 5)))
-            await sleeping(waiters)
-            waiters.close()
-            assert await holding == expected
+        held = Held(Looks(*steps))
+        holding = await held.sleeping()
+        held.waiters.close()
+        assert await holding == expected
 
 
 async def test_a_client_that_leaves_ends_it_without_another_look() -> None:
     look = Looks(WAITING)
-    with registered() as (waiters, waiter):
-        holding = asyncio.ensure_future(result_of(hold(look, waiter, now() + 5)))
-        await sleeping(waiters)
-        waiter.leave()
-        assert await holding == (WAITING, WaitResult.GONE)
+    held = Held(look)
+    holding = await held.sleeping()
+    held.waiter.leave()
+    assert await holding == (WAITING, WaitResult.GONE)
     assert look.count == 1
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from genstatus_server import mongodb
+from genstatus_server.jobs import GenerationStatus
 from genstatus_server.metrics import Metrics
 from genstatus_server.queries import JOBS, JobId, parse_job
 from genstatus_server.store import Store
@@ -49,3 +50,13 @@ async def test_a_change_whose_job_was_looked_up_later_tells_nothing() -> None:
     assert not is_told(store)
     store.forget(change({"size": 5}, later))  # A revocation may have been committed between this and the finish.
     assert not is_told(store)
+
+
+async def test_what_is_remembered_is_seen_at_once_and_nothing_else_is() -> None:
+    store = await remembering_store()
+    seen = store.see_at_once(lambda find: find(JOBS, JOB_ID))
+    assert seen is not None
+    assert seen.generation_status is GenerationStatus.WAITING
+    assert store.see_at_once(lambda find: find(JOBS, (2, "D1"))) is None
+    store._is_fresh = lambda: False
+    assert store.see_at_once(lambda find: find(JOBS, JOB_ID)) is None

@@ -44,7 +44,7 @@ class BaseHandler(RequestHandler):
         # As Tornado's own, but that one formats the date and looks at the characters of each header for every answer.
         self._headers = HTTPHeaders()
         self._headers["Content-Type"] = "application/json"
-        self._headers["Date"] = _date(int(time.time()))
+        self._headers["Date"] = date_now()
         self._headers["Cache-Control"] = "no-store"
         self._headers["X-Content-Type-Options"] = "nosniff"
         self._headers["X-Request-ID"] = self.request_id
@@ -144,6 +144,11 @@ class BaseHandler(RequestHandler):
         if self._is_configured_origin():
             self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
             self.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
+
+
+def date_now() -> str:
+    """The value of the header `Date`."""
+    return _date(int(time.time()))
 
 
 @lru_cache(1)

@@ -16,7 +16,11 @@ class GenerationStatusHandler(HeldHandler):
         return load_request(query, prefer)
 
     def settles(self, asked: Asked) -> IsSettled:  # noqa: ARG002 - one file is settled by itself, whoever asks.
-        return lambda jobs: jobs[0].is_settled
+        return _is_settled
 
     def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
         return encode_answer(jobs[0], asked.file_type, urls[0])
+
+
+def _is_settled(jobs: Sequence[Job]) -> bool:
+    return jobs[0].is_settled

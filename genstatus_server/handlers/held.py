@@ -1,48 +1,36 @@
 """A request that may be held: what the routes of one file and of several have in common."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Final
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
-from tornado.escape import parse_qs_bytes
-
-from genstatus_server import retry
 from genstatus_server.access import Login, hash_of, log_in
-from genstatus_server.errors import InvalidRequest, ServiceUnavailable
-from genstatus_server.handlers.base import CLIENT_GONE, BaseHandler
+from genstatus_server.errors import InvalidRequest
+from genstatus_server.handlers.answering import AnsweringHandler
+from genstatus_server.handlers.base import CLIENT_GONE
 from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker, see_jobs
-from genstatus_server.jobs import GenerationStatus, Job
-from genstatus_server.long_poll import LAST_LOOK_SECONDS, Look, WaitResult, deadline_of, hold
+from genstatus_server.jobs import Job
+from genstatus_server.long_poll import LAST_LOOK_SECONDS, Hold, WaitResult, deadline_of
 from genstatus_server.queries import SESSIONS, Find
 from genstatus_server.schemas import asks_to_wait
 from genstatus_server.waiters import Waiter
 
 Query = Mapping[str, Sequence[bytes]]
-Understand = Callable[[Query, Sequence[str]], Asked]
 
 #: Seconds that a signature may take at the end of a hold, behind the last look.
 _LAST_SIGNATURE_SECONDS: Final = 0.08
 
-_RETRY_AFTER: Final = {
-    None: lambda: retry.POLL,
-    WaitResult.SETTLED: lambda: retry.DEADLINE,
-    WaitResult.DEADLINE: lambda: retry.DEADLINE,
-    WaitResult.DRAINING: retry.draining,
-    WaitResult.SHED: retry.shed,
-}
-
-
-_FINISHED: Final = GenerationStatus.FINISHED
 #: Queries that are remembered, and the characters that are few enough for it.
 _REMEMBERED: Final = 4096
 _USUAL_LENGTH: Final = 96
 
 
-class HeldHandler(BaseHandler):
+class HeldHandler(AnsweringHandler):
     """Answers at once, or holds. A subclass says what is asked, what settles it, and what the answer is."""
 
-    _waiter: Waiter | None = None
+    _hold: Hold | None = None
+    _ended: tuple[Waiter, WaitResult, float] | None = None
     _is_client_gone = False
     _is_wait = False
 
@@ -55,28 +43,18 @@ class HeldHandler(BaseHandler):
         """What ends the wait."""
         raise NotImplementedError
 
-    def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
-        """The body of the answer; each job has its URL, None where it is not finished."""
-        raise NotImplementedError
-
-    async def get(self) -> None:
-        try:
-            await self._get()
-        except TimeoutError as cause:
-            raise ServiceUnavailable from cause
-
     def on_connection_close(self) -> None:
         """The client went away: its hold is freed at once, or ends as soon as it begins."""
         self._is_client_gone = True
-        if self._waiter is not None:
-            self._waiter.leave()
+        if self._hold is not None:
+            self._hold.waiter.leave()
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
         if self._is_wait:
             self.set_header("X-Wait-Result", WaitResult.ERROR)
 
-    async def _get(self) -> None:
+    async def get(self) -> None:
         asked = self._understand()
         token_hash = hash_of(self.request.headers.get("X-Session-ID", ""))
 
@@ -92,18 +70,23 @@ class HeldHandler(BaseHandler):
         if jobs is None:
             await self._wait(login, valid)
         else:
-            await self._answer(valid, jobs, None)
+            self.answer(valid, jobs, await self.urls_of(jobs))
 
     def _understand(self) -> Asked | InvalidRequest:
         """What is asked, or what is wrong with it."""
         query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
-        is_usual = not prefer and len(self.request.query) <= _USUAL_LENGTH
-        asked = _usual(self.understand, self.request.query) if is_usual else None
-        self._is_wait = asked.wait if asked else asks_to_wait(query, prefer)
-        try:
-            return asked or self.understand(query, prefer)
-        except InvalidRequest as error:
-            return error
+        usual = (type(self), self.request.query)
+        asked = None if prefer else _understood.get(usual)
+        if asked is None:
+            try:
+                asked = self.understand(query, prefer)
+            except InvalidRequest as error:
+                self._is_wait = asks_to_wait(query, prefer)
+                return error
+            if not prefer and len(self.request.query) <= _USUAL_LENGTH:
+                _remember(usual, asked)
+        self._is_wait = asked.wait
+        return asked
 
     def _seconds(self, asked: Asked) -> float:
         """The length of the hold."""
@@ -118,96 +101,111 @@ class HeldHandler(BaseHandler):
         return self.arrived + seconds
 
     async def _wait(self, login: Login, asked: Asked) -> None:
-        seconds = self._seconds(asked)
-        look = Looker(self.services.store, login, asked, self.settles(asked))
-        look.seconds = self._first_look_ends(asked) - asyncio.get_running_loop().time()
+        seconds, look = self._seconds(asked), Looker(self.services.store, login, asked, self.settles(asked))
         if asked.preferred_wait:
             self.set_header("Preference-Applied", f"wait={seconds:g}")
         if self._has_room(login):
-            await self._hold(asked, look, seconds)
+            await self._begin_hold(asked, look, seconds)
             return
-        seen = await look()
+        seen = await look(self._first_look_ends(asked))
         if not seen.is_settled:
             self.services.metrics.shed.inc()
-        await self._answer(asked, seen.jobs, WaitResult.SETTLED if seen.is_settled else WaitResult.SHED)
+        result = WaitResult.SETTLED if seen.is_settled else WaitResult.SHED
+        self.answer(asked, seen.jobs, await self.urls_of(seen.jobs), result)
 
     def _has_room(self, login: Login) -> bool:
         waiters, settings = self.services.waiters, self.services.settings
         held_of_session = waiters.count((SESSIONS, login.token_hash))
         return len(waiters) < settings.max_waits and held_of_session < settings.max_waits_per_session
 
-    async def _hold(self, asked: Asked, look: Looker, seconds: float) -> None:
-        result = WaitResult.ERROR
-        metrics = self.services.metrics
-        with self.services.waiters.waiting_for(*look.keys) as self._waiter:
-            if self._is_client_gone:
-                self._waiter.leave()
-            try:
-                seen, result, urls = await self._signed(look, self._waiter, deadline_of(self.arrived, seconds))
-            finally:
-                held = asyncio.get_running_loop().time() - self._waiter.registered_at
-                metrics.hold_seconds.labels(result.value).observe(held)
-                self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
+    async def _begin_hold(self, asked: Asked, look: Looker, seconds: float) -> None:
+        self._auto_finish = False  # Tornado's: this request goes on behind the end of `get`.
+        # It is understood by now, and ten thousand of them would keep it twice.
+        self.request.arguments = self.request.query_arguments = {}
+        waiter = self.services.waiters.register(look.keys)
+        if self._is_client_gone:
+            waiter.leave()
+        self._hold = hold = Hold(look, waiter, deadline_of(self.arrived, seconds))
+        await self._end_or_sleep(hold, asked, hold.begin(self._first_look_ends(asked)))
+
+    async def _end_or_sleep(self, hold: Hold, asked: Asked, looking: Awaitable[WaitResult | None]) -> None:
+        """From one sleep to the next, or to the answer. However the hold ends, it is released."""
+        try:
+            result, urls = await self._signed(hold, looking)
+        except BaseException:
+            self._release(hold, WaitResult.ERROR)
+            raise
+        if result is None:
+            hold.sleep(partial(self._wake_up, hold, asked))
+        else:
+            self._end(hold, asked, result, urls)
+
+    def _wake_up(self, hold: Hold, asked: Asked) -> None:
+        try:
+            urls = self.urls_at_once(hold.seen.jobs) if hold.settles_at_once() else None
+            if urls is None:
+                self._going_on = asyncio.create_task(self._go_on(hold, asked))
+            else:  # Thousands may be woken at once: a task for each would take as long as all the rest.
+                self._end(hold, asked, WaitResult.SETTLED, urls)
+        except Exception as error:  # noqa: BLE001 - as below
+            self._answer_error(error)
+
+    async def _go_on(self, hold: Hold, asked: Asked) -> None:
+        try:
+            await self._end_or_sleep(hold, asked, hold.go_on())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is answered.
+            self._answer_error(error)
+
+    def _answer_error(self, error: Exception) -> None:
+        """As Tornado answers what `get` raises."""
+        about = type(error), error, error.__traceback__
+        self.log_exception(*about)
+        self.send_error(exc_info=about)
+
+    def _end(self, hold: Hold, asked: Asked, result: WaitResult, urls: Sequence[str | None]) -> None:
+        self._release(hold, result)
         if result is WaitResult.GONE:
             self.set_status(CLIENT_GONE)
+            self.finish()
             return
-        await self._answer(asked, seen.jobs, result, urls)
-        if result is WaitResult.SETTLED and self._waiter.woken_at is not None:
-            metrics.wake_seconds.observe(asyncio.get_running_loop().time() - self._waiter.woken_at)
+        self.answer(asked, hold.seen.jobs, urls, result)
+
+    def _release(self, hold: Hold, result: WaitResult) -> None:
+        self.services.waiters.release(hold.waiter)
+        self._ended = hold.waiter, result, asyncio.get_running_loop().time()
+
+    def finish(self, chunk: Any = None) -> Any:
+        """Finish the answer, and note how it came to it where it was held."""
+        if self._ended is not None:
+            self._note(*self._ended)
+        return super().finish(chunk)
+
+    def _note(self, waiter: Waiter, result: WaitResult, ended: float) -> None:
+        metrics, held = self.services.metrics, ended - waiter.registered_at
+        metrics.hold_seconds.labels(result.value).observe(held)
+        if result is WaitResult.SETTLED and waiter.woken_at is not None:
+            metrics.wake_seconds.observe(ended - waiter.woken_at)
+        self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
 
     async def _signed(
-        self, look: Looker, waiter: Waiter, deadline: float
-    ) -> tuple[Look, WaitResult, Sequence[str | None]]:
+        self, hold: Hold, looking: Awaitable[WaitResult | None]
+    ) -> tuple[WaitResult | None, Sequence[str | None]]:
         """What the hold ends with, and the URLs of it. A signature may take a while, and what it is for may change."""
-        while True:
-            seen, result = await hold(look, waiter, deadline)
-            latest = max(asyncio.get_running_loop().time(), deadline) + _LAST_SIGNATURE_SECONDS
-            urls = [] if result is WaitResult.GONE else await self._urls_of(seen.jobs, latest)
-            if result is not WaitResult.SETTLED or not waiter.is_woken:
-                return seen, result, urls
-
-    async def _answer(
-        self,
-        asked: Asked,
-        jobs: Sequence[Job],
-        result: WaitResult | None,
-        urls: Sequence[str | None] | None = None,
-    ) -> None:
-        if urls is None:
-            urls = await self._urls_of(jobs)
-        if result is not None:
-            self.set_header("X-Wait-Result", result)
-            self.log_fields["wait_result"] = result.value
-        self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
-        if _is_to_ask_again(jobs, result):
-            self.set_header("Retry-After", _RETRY_AFTER[result]())
-        if result is WaitResult.DRAINING:
-            self.set_header("Connection", "close")
-        self.finish(self.encode(asked, jobs, urls))
-
-    async def _urls_of(self, jobs: Sequence[Job], latest: float | None = None) -> Sequence[str | None]:
-        """The URLs of those that are finished. Raises `TimeoutError` at the loop's time `latest`."""
-        return [await self._url_of(job, latest) if job.generation_status is _FINISHED else None for job in jobs]
-
-    async def _url_of(self, job: Job, latest: float | None) -> str:
-        presigner = self.services.presigner
-        url = presigner.remembered_url(job)
-        if url is None:
-            async with asyncio.timeout_at(latest):
-                url = await presigner.presigned_url(job)
-        return url
-
-
-def _is_to_ask_again(jobs: Sequence[Job], result: WaitResult | None) -> bool:
-    """Also where nothing waits, but a caller waited in vain for it to differ from what it knows."""
-    return result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs)
+        result = await looking
+        while result not in {None, WaitResult.GONE}:
+            latest = max(asyncio.get_running_loop().time(), hold.deadline) + _LAST_SIGNATURE_SECONDS
+            urls = await self.urls_of(hold.seen.jobs, latest)
+            if result is not WaitResult.SETTLED or not hold.waiter.is_woken:
+                return result, urls
+            result = await hold.go_on()
+        return result, ()
 
 
 # Clients ask the same again and again.
-@lru_cache(_REMEMBERED)
-def _usual(understand: Understand, query: str) -> Asked | None:
-    """What is asked with `query`; None where that is wrong, and for `understand` to say why."""
-    try:
-        return understand(parse_qs_bytes(query, keep_blank_values=True), ())
-    except InvalidRequest:
-        return None
+_understood: Final[dict[tuple[type, str], Asked]] = {}
+
+
+def _remember(usual: tuple[type, str], asked: Asked) -> None:
+    _understood[usual] = asked
+    if len(_understood) > _REMEMBERED:
+        del _understood[next(iter(_understood))]

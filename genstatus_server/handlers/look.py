@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from genstatus_server.access import Login, check_access, log_in
 from genstatus_server.documents import User
-from genstatus_server.errors import LoginRequired
+from genstatus_server.errors import LoginRequired, ServiceError
 from genstatus_server.jobs import Job
 from genstatus_server.long_poll import Look
 from genstatus_server.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Find, Key
@@ -47,12 +47,13 @@ def see_jobs(find: Find, user: User, asked: Asked) -> tuple[Job, ...]:
 class Looker:
     """Looks at the jobs of one request that waits, whose caller has logged in before."""
 
+    __slots__ = ("_asked", "_is_settled", "_login", "_store", "keys")
+
     def __init__(self, store: Store, login: Login, asked: Asked, is_settled: IsSettled) -> None:
         self._store = store
         self._login = login
         self._asked = asked
         self._is_settled = is_settled
-        self.seconds = LOOK_SECONDS
         #: Everything that the answer depends on.
         self.keys: tuple[Key, ...] = (
             (SESSIONS, login.token_hash),
@@ -61,16 +62,23 @@ class Looker:
             *((JOBS, (asked.submission_id, file_type)) for file_type in asked.file_types),
         )
 
-    async def __call__(self) -> Look:
-        until = asyncio.get_running_loop().time() + self.seconds
+    async def __call__(self, until: float) -> Look:
+        until = min(until, asyncio.get_running_loop().time() + LOOK_SECONDS)
         look = await self._store.see(self._see, until)
         if not look.is_settled or self._is_told(look):
             return look
         # The jobs may be newer than what the change stream has told of the login so far. A revocation that was
         # committed before a job was settled is seen by a read that begins after that was known, and so is a new
         # generation that has begun meanwhile.
-        async with asyncio.timeout_at(until):
-            return self._see(await self._store.read_anew(self.keys))
+        return self._see(await self._store.read_anew(self.keys, until))
+
+    def at_once(self) -> Look | None:
+        """The same where nothing has to be read for it; None where it has, or where nothing may be seen."""
+        try:
+            look = self._store.see_at_once(self._see)
+        except ServiceError:
+            return None
+        return look if look and (not look.is_settled or self._is_told(look)) else None
 
     def _is_told(self, look: Look) -> bool:
         """Whether the change stream told what settles it: then it has told every revocation before that, too."""

@@ -3,15 +3,15 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from genstatus_server.handlers.held import HeldHandler
-from genstatus_server.handlers.look import Asked, Looker
+from genstatus_server.handlers.look import Looker
 from genstatus_server.jobs import Job
 from genstatus_server.long_poll import Look
 from genstatus_server.presign import Presigner
@@ -56,6 +56,10 @@ class Plan:
     def at(self, moment: Moment, number: int, action: Action) -> None:
         self._actions[moment, number] = action
 
+    def is_about(self, number: int | None) -> bool:
+        """Whether something is planned for it. What is at hand is answered in one go, in which nothing can happen."""
+        return any(about == number for _, about in self._actions)
+
     async def reached(self, moment: Moment, number: int) -> None:
         action = self._actions.pop((moment, number), None)
         if action is not None:
@@ -63,30 +67,38 @@ class Plan:
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
+def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:  # noqa: C901 - seven places of the server are watched.
     """A plan that the server of this test follows."""
     made = Plan()
     look, read_anew, sign = Looker.__call__, Store.read_anew, Presigner.presigned_url
-    answer = HeldHandler._answer
+    look_at_once, sign_at_once, urls_of = Looker.at_once, Presigner.url_at_once, HeldHandler.urls_of
 
-    async def planned_look(self: Looker) -> Look:
+    async def planned_look(self: Looker, until: float) -> Look:
         number = self._asked.submission_id
         await made.reached(Moment.REGISTERED, number)
-        seen = await look(self)
+        seen = await look(self, until)
         await made.reached(Moment.READ, number)
         if seen.is_settled:
             await made.reached(Moment.SETTLED, number)
         return seen
 
-    async def planned_read_anew(self: Store, keys: Iterable[Key]) -> Find:
+    async def planned_read_anew(self: Store, keys: Iterable[Key], until: float) -> Find:
         (number,) = (document_id for collection, document_id in keys if collection == SUBMISSIONS)
-        await made.reached(Moment.READ_ANEW, number)
-        return await read_anew(self, keys)
+        with suppress(TimeoutError):  # The read itself says so.
+            async with asyncio.timeout_at(until):
+                await made.reached(Moment.READ_ANEW, number)
+        return await read_anew(self, keys, until)
 
-    async def planned_answer(self: HeldHandler, asked: Asked, *about: Any) -> None:
-        if not asked.wait:
-            await made.reached(Moment.POLLED, asked.submission_id)
-        await answer(self, asked, *about)
+    async def planned_urls(self: HeldHandler, jobs: Sequence[Job], latest: float | None = None) -> Sequence[str | None]:
+        if latest is None:  # It was not held.
+            await made.reached(Moment.POLLED, jobs[0].job_id or 0)
+        return await urls_of(self, jobs, latest)
+
+    def planned_look_at_once(self: Looker) -> Look | None:
+        return None if made.is_about(self._asked.submission_id) else look_at_once(self)
+
+    def planned_sign_at_once(self: Presigner, job: Job) -> str | None:
+        return None if made.is_about(job.job_id) else sign_at_once(self, job)
 
     async def planned_signature(self: Presigner, job: Job) -> str:
         url = await sign(self, job)
@@ -95,7 +107,9 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
 
     monkeypatch.setattr(Looker, "__call__", planned_look)
     monkeypatch.setattr(Store, "read_anew", planned_read_anew)
-    monkeypatch.setattr(HeldHandler, "_answer", planned_answer)
+    monkeypatch.setattr(HeldHandler, "urls_of", planned_urls)
+    monkeypatch.setattr(Looker, "at_once", planned_look_at_once)
+    monkeypatch.setattr(Presigner, "url_at_once", planned_sign_at_once)
     monkeypatch.setattr(Presigner, "presigned_url", planned_signature)
     yield made
     assert not made._actions

@@ -1,0 +1,139 @@
+"""The bytes that many share are those that Tornado would have written for each."""
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from genstatus_server.handlers.answering import AnsweringHandler
+from tests.support.server import ROUTE, Server, seen_by, until
+from tests.support.world import World
+
+STATUS = f"{ROUTE}?submission_id=1&file_type=D1&wait=true"
+STATUSES = "/v1/generation_statuses/?submission_id=1&file_type=D1&wait=all"
+
+
+class Held:
+    """A request that is held, as bytes on a connection of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def send(cls, server: Server, path: str, *lines: str, version: str = "1.1") -> "Held":
+        address = urlsplit(server.base_url)
+        held = cls(*await asyncio.open_connection(address.hostname, address.port))
+        held.ask(path, *lines, version=version)
+        return held
+
+    def ask(self, path: str, *lines: str, version: str = "1.1") -> None:
+        request = f"GET {path} HTTP/{version}", "Host: x", "X-Session-ID: owner", "X-Request-ID: mine", *lines
+        self._writer.write("\r\n".join((*request, "", "")).encode())
+
+    async def answer(self) -> tuple[bytes, bytes]:
+        """Head and body, without what changes from second to second."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", head)
+        assert length
+        body = await self._reader.readexactly(int(length[1]))
+        return re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: then", head), body
+
+    async def is_closed(self) -> bool:
+        return await self._reader.read() == b""
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> list[AnsweringHandler]:
+    """The handlers that answered with shared bytes."""
+    handlers: list[AnsweringHandler] = []
+    answer = AnsweringHandler._answer_like_others
+
+    def answer_and_note(self: AnsweringHandler, *about: object) -> None:
+        handlers.append(self)
+        answer(self, *about)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AnsweringHandler, "_answer_like_others", answer_and_note)
+    return handlers
+
+
+@pytest.mark.parametrize("server_options", [{}, {"cors_origins": "https://page.example"}])
+@pytest.mark.parametrize("path", [STATUS, STATUSES])
+@pytest.mark.parametrize("fields", [{}, {"status": "failed", "upload": None, "message": "Größe \U0001f4be"}])
+async def test_they_are_those_of_tornado(
+    server: Server, world: World, shared: list[AnsweringHandler], path: str, fields: dict[str, Any]
+) -> None:
+    await world.put_job()
+    # A foreign origin has its answer written by Tornado, and changes nothing in it.
+    requests = [(), ("Connection: keep-alive",), ("Origin: https://other.example",), ()]
+    held = [await Held.send(server, path, *lines) for lines in requests]
+    await server.held(len(held))
+    await world.finish(**fields)
+    answers = [await each.answer() for each in held]
+    assert len(shared) == 3
+    assert answers == [answers[0]] * 4
+    for each in held:
+        each.close()
+
+
+@pytest.mark.parametrize("lines", [("Connection: close",), ("Prefer: wait=20",), ("Origin: https://page.example",)])
+@pytest.mark.parametrize("server_options", [{"cors_origins": "https://page.example"}])
+async def test_who_asks_for_something_of_his_own_gets_an_answer_of_his_own(
+    server: Server, world: World, shared: list[AnsweringHandler], lines: tuple[str, ...]
+) -> None:
+    await world.put_job()
+    plain, own = await Held.send(server, STATUS), await Held.send(server, STATUS, *lines)
+    await server.held(2)
+    await world.finish()
+    (plain_head, plain_body), (own_head, own_body) = await plain.answer(), await own.answer()
+    assert len(shared) == 1
+    assert plain_body == own_body
+    assert plain_head != own_head
+    if lines == ("Connection: close",):
+        assert await own.is_closed()
+    plain.close()
+    own.close()
+
+
+async def test_an_old_client_is_answered_and_its_connection_closed(server: Server, world: World) -> None:
+    await world.put_job()
+    held = await Held.send(server, STATUS, version="1.0")
+    await server.held()
+    await world.finish()
+    assert b" 200 " in (await held.answer())[0]
+    assert await held.is_closed()
+    held.close()
+
+
+async def test_the_connection_goes_on_with_the_next_request(
+    server: Server, world: World, shared: list[AnsweringHandler]
+) -> None:
+    await world.put_job()
+    held = await Held.send(server, STATUS)
+    for _ in range(3):
+        await server.held()
+        await world.finish()
+        assert b"X-Wait-Result: settled" in (await held.answer())[0]
+        await world.jobs.update_one({}, {"$set": {"status": "waiting", "upload": None}})
+        await seen_by(server, world)
+        held.ask(STATUS)
+    await server.held()
+    assert [handler.request.path for handler in shared].count(ROUTE) >= 3
+    held.close()
+
+
+async def test_a_client_that_leaves_as_it_is_answered_leaves_nothing(server: Server, world: World) -> None:
+    await world.put_job()
+    held = [await Held.send(server, STATUS) for _ in range(20)]
+    await server.held(20)
+    finishing = asyncio.ensure_future(world.finish())
+    for each in held:
+        each._writer.transport.abort()
+        await asyncio.sleep(0)
+    await finishing
+    await until(lambda: not server.services.in_flight._count, what="no request is left")
+    assert not len(server.services.waiters)
