@@ -135,8 +135,7 @@ class GroupedReads(Generic[K, V]):
         # A future for each: one who goes away must not take the query from the others.
         future: asyncio.Future[Mapping[K, V] | Exception] = asyncio.get_running_loop().create_future()
         query.waiting.append(future)
-        with self._patience.until(until, future):
-            outcome = await future
+        outcome = await self._patience.wait(future, until)
         # An error for each: one raised in many tasks would gather the tracebacks of all.
         if isinstance(outcome, TimeoutError):
             raise ServiceUnavailable from outcome

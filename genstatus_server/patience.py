@@ -4,9 +4,9 @@ A timer for each costs more than the wait: thousands of reads are waited for at 
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 #: Seconds that a wait may end late.
 TICK_SECONDS: Final = 0.02
@@ -19,14 +19,13 @@ class Patience:
         self._waits: dict[asyncio.Future[Any], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextmanager
-    def until(self, until: float, future: "asyncio.Future[Any]") -> Iterator[None]:
-        """Have a `TimeoutError` as the result of `future` at the loop's time `until`, if it has none by then."""
+    async def wait(self, future: "asyncio.Future[T]", until: float) -> T | TimeoutError:
+        """What `future` brings; a `TimeoutError` (as the result, not raised) where it has none by the time `until`."""
         self._waits[future] = until
         if self._timer is None:
             self._look_again()
         try:
-            yield
+            return await future
         finally:
             del self._waits[future]
 

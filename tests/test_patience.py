@@ -12,8 +12,7 @@ def now() -> float:
 
 async def wait(patience: Patience, until: float) -> object:
     future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    with patience.until(until, future):
-        return await future
+    return await patience.wait(future, until)
 
 
 async def test_each_wait_ends_at_its_time_and_never_before() -> None:
@@ -33,10 +32,8 @@ async def test_each_wait_ends_at_its_time_and_never_before() -> None:
 async def test_what_has_come_stays() -> None:
     patience = Patience()
     future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    with patience.until(now() - 1, future):
-        future.set_result("here")
-        await asyncio.sleep(2 * TICK_SECONDS)
-        assert future.result() == "here"
+    future.set_result("here")
+    assert await patience.wait(future, now() - 1) == "here"
 
 
 async def test_no_timer_is_left_when_nobody_waits() -> None:
