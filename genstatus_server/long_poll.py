@@ -70,7 +70,7 @@ class Looks(Protocol):
 
 
 class Hold:
-    """One held request, until `result` is there: look, sleep, look again.
+    """One held request: look, sleep, look again, until something ends it.
 
     `waiter` was registered before, so that no change after the first look is missed.
     """
@@ -128,7 +128,7 @@ class Hold:
             self._seen = await self._look(ends + LAST_LOOK_SECONDS)
             self._pause = _FIRST_PAUSE
         except ServiceUnavailable:
-            # A later MongoDB that is away does not end a hold.
+            # A MongoDB that has gone away meanwhile does not end a hold.
             if loop.time() >= expires:
                 raise LoginRequired from None
             # Nobody will say again what the last wake said, so this hold looks again by itself.

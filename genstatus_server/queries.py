@@ -90,10 +90,10 @@ def parse(collection: str, document_id: Any, document: Document | None) -> Any:
     return parse_job(document_id, document) if collection == JOBS else _PARSERS[collection](document)
 
 
-def parse_job(job_id: JobId, document: Document | None) -> Job:
-    """The job in `document`. One that makes no sense is warned of."""
+def parse_job(job_id: JobId, document: Document | None, known: Job | None = None) -> Job:
+    """The job in `document`. One that makes no sense is warned of, unless it is the one that was `known`."""
     job = job_from_document(document)
-    if job.problems:
+    if job.problems and job != known:
         log.warning("job_malformed", submission_id=job_id[0], file_type=job_id[1], problems=job.problems)
     return job
 

@@ -186,7 +186,7 @@ class Store:
         document = change.get("fullDocument")
         # Only of the very document that was read: where the unique index is missing, there may be two.
         if document and job_id_of(document) == key and whole_number(document.get("_id")) == known.job_id:
-            job = parse_job(key, document)
+            job = parse_job(key, document, known)
             self._memory[JOBS].put(key, job, is_told=_is_of_this_change(job, known, change))
 
     def _finder(self, found: dict[Key, Any]) -> Find:

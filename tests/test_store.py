@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from genstatus_server import mongodb
 from genstatus_server.jobs import GenerationStatus
 from genstatus_server.metrics import Metrics
@@ -60,3 +62,12 @@ async def test_what_is_remembered_is_seen_at_once_and_nothing_else_is() -> None:
     assert store.see_at_once(lambda find: find(JOBS, (2, "D1"))) is None
     store._is_fresh = lambda: False
     assert store.see_at_once(lambda find: find(JOBS, JOB_ID)) is None
+
+
+async def test_a_job_that_makes_no_sense_is_warned_of_once_and_not_for_its_read_and_its_change() -> None:
+    store = await remembering_store()
+    odd = WAITING | {"size": "large"}
+    with capture_logs() as records:
+        store._memory[JOBS].put(JOB_ID, parse_job(JOB_ID, odd))  # as a read does
+        store.forget(change({"size": "large"}, odd))
+    assert [record["event"] for record in records] == ["job_malformed"]
