@@ -32,10 +32,12 @@ class _Query(Generic[K, V]):
         for future in self.waiting:
             if not future.done():
                 future.set_result(outcome)
+        self.waiting.clear()  # An error leads here by its traceback: nothing may lead from here to it.
 
     def cancel(self) -> None:
         for future in self.waiting:
             future.cancel()
+        self.waiting.clear()
 
 
 class GroupedReads(Generic[K, V]):

@@ -91,7 +91,7 @@ class Hold:
         return self._seen
 
     async def begin(self, until: float) -> WaitResult | None:
-        """The first look, done by the loop's time `until`: its errors are the caller's. As `go_on`."""
+        """The first look, done by the loop's time `until`: its errors are the caller's. Returns as `go_on` does."""
         self._seen = await self._look(until)
         return await self._look_until_quiet(None)
 
@@ -100,7 +100,10 @@ class Hold:
         return await self._look_until_quiet(await self._look_again())
 
     def settles_at_once(self) -> bool:
-        """Whether it is over by now, and that is known without waiting for anything: there is no need to go on."""
+        """Look without waiting for anything; whether it is over by that, and there is no need to go on.
+
+        Where it is not, nothing has been seen.
+        """
         seen = None if self.waiter.is_ended else self._look.at_once()
         if seen is None or not seen.is_settled:
             return False

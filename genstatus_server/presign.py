@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Final
 from urllib.parse import quote
 
@@ -65,7 +65,7 @@ class Presigner:
         return url if 0 <= time.time() - signed_at < self._url_ttl / 2 else None
 
     def url_at_once(self, job: Job) -> str | None:
-        """The same without waiting for anything; None where it cannot be had so."""
+        """As `presigned_url`, without waiting for anything; None where it cannot be had so."""
         bucket, key = job.bucket or self._bucket, job.key
         url = self.remembered_url(job)
         if url is not None or not bucket or not key or not self._signer.knows(bucket):
@@ -73,7 +73,8 @@ class Presigner:
         credentials = self._credentials.at_hand()
         if credentials is not None:
             signed_at, is_lasting = math.floor(time.time()), self._credentials.last(self._url_ttl)
-            with self._time_signature():
+            # What is wrong with it, if anything, is said by who waits for it.
+            with self._time_signature(), suppress(BotoCoreError, ClientError):
                 url = self._signer.sign_at_once(bucket, key, content_disposition(key), credentials)
             if url is not None:
                 self._remember(job, signed_at, url, is_lasting=is_lasting)

@@ -60,7 +60,7 @@ class UrlSigner:
         return self._buckets.get(bucket) is not None
 
     def sign_at_once(self, bucket: str, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str | None:
-        """The same with `credentials`; None where `bucket` is not known yet, or stays with the costly way."""
+        """As `sign`, with `credentials`; None where `bucket` is not known yet, or stays with the costly way."""
         known = self._buckets.get(bucket)
         return self._sign_cheaply(known, key, disposition, credentials) if known else None
 

@@ -67,9 +67,9 @@ class Waiter:
 
     def begin_look(self) -> Wake:
         """Why the sleep is over. Whatever changes from here on is a reason for another look."""
+        woken, self._woken = self._woken, False
         if self._end is not None:
             return self._end
-        woken, self._woken = self._woken, False
         return Wake.CHANGED if woken else Wake.TIME
 
     def wake(self) -> None:

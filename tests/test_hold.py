@@ -14,6 +14,8 @@ import pytest
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from tornado.httpclient import HTTPResponse
 
+from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.long_poll import Hold
 from tests.support.loops import lateness
 from tests.support.server import ROUTE, Server, body, seen_by, until
 from tests.support.world import Document, World, token_hash
@@ -716,6 +718,51 @@ async def test_a_server_that_holds_nothing_sheds(server: Server, world: World) -
     await world.put_job()
     assert (await server.check(wait="true")).headers["X-Wait-Result"] == "shed"
     assert (await server.check("stranger", wait="true")).code == HTTPStatus.FORBIDDEN
+
+
+@pytest.mark.parametrize("server_options", [{"max_waits": "0"}])
+async def test_what_is_settled_is_told_without_a_hold_and_without_a_defect(server: Server, world: World) -> None:
+    await world.put_job()
+    await world.finish()
+    for _ in range(3):
+        assert (await server.check(wait="true")).headers["X-Wait-Result"] == "settled"
+    assert not server.services.in_flight._count
+
+
+async def test_a_job_that_is_finished_as_the_server_drains_ends_its_hold(server: Server, world: World) -> None:
+    await world.put_job()
+    answers = [held(server) for _ in range(10)]
+    await server.held(10)
+    finishing = asyncio.ensure_future(world.finish())
+    await until(lambda: any(waiter.is_woken for waiter in server.services.waiters._waiters) or finishing.done())
+    server.services.draining = True
+    server.services.waiters.close()
+    for answer in answers:
+        response = await asyncio.wait_for(answer, 5)
+        assert response.code == HTTPStatus.OK
+    await finishing
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), ServiceUnavailable()])
+async def test_a_hold_whose_wake_fails_is_released_and_answered(
+    server: Server, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    await world.put_job()
+    answer = asyncio.ensure_future(server.check(wait="true"))
+    await server.held()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(server.services.store, "see_at_once", fail)
+    monkeypatch.setattr(Hold, "go_on", fail)
+    await world.finish()
+    response = await answer
+    expected = HTTPStatus.INTERNAL_SERVER_ERROR if isinstance(error, KeyError) else HTTPStatus.SERVICE_UNAVAILABLE
+    assert (response.code, response.headers["X-Wait-Result"]) == (expected, "error")
+    assert not len(server.services.waiters)
+    assert sample(server, "genstatus_hold_seconds_count", result="error") == 1
+    await until(lambda: not server.services.in_flight._count)
 
 
 # What a hold costs, and what it leaves

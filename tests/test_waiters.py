@@ -233,3 +233,12 @@ async def test_the_oldest_is_the_one_that_has_been_there_longest() -> None:
         with registered(waiters, SESSION):
             assert waiters.oldest() is second
         assert second.registered_at <= now()
+
+
+async def test_a_look_takes_note_of_a_change_also_where_the_hold_has_to_end() -> None:
+    """Else a hold that looks until nothing has changed would look for ever."""
+    with registered(JobWaiters(), JOB) as waiter:
+        waiter.wake()
+        waiter.end(Wake.CLOSED)
+        assert waiter.begin_look() is Wake.CLOSED
+        assert not waiter.is_woken

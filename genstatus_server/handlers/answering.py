@@ -59,12 +59,12 @@ class AnsweringHandler(BaseHandler):
         if result is WaitResult.SETTLED and not is_to_ask_again and self._is_plain():
             self._answer_like_others(asked, jobs, urls)
             return
-        self.set_header("Date", date_now())  # Where it was held, another one stands there.
+        self.set_header("Date", date_now())  # Where it was held, that of its arrival stands there.
         if result is not None:
             self.set_header("X-Wait-Result", result)
         if is_to_ask_again:
             self.set_header("Retry-After", _RETRY_AFTER[result]())
-        if result is WaitResult.DRAINING:
+        if result is not None and self.services.draining:
             self.set_header("Connection", "close")
         self.finish(self.encode(asked, jobs, urls))
 
@@ -73,14 +73,15 @@ class AnsweringHandler(BaseHandler):
         return super().flush(include_footers) if self._written is None else self._written
 
     def _is_plain(self) -> bool:
-        """Whether no header of the answer depends on who asks."""
+        """Whether the answer is the same, byte for byte, for all who ask for the same; but for the request's id."""
         request, headers = self.request, self.request.headers
         is_usual = request.method == "GET" and request.version == "HTTP/1.1" and not self.services.draining
         stays = headers.get("Connection", "keep-alive").lower() == "keep-alive"
         return is_usual and stays and "Origin" not in headers and "Prefer" not in headers
 
     def _answer_like_others(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> None:
-        """With the bytes that others who were held for the same are answered with."""
+        """With the bytes that others who wait for the same get. It is finished in the loop's next turn."""
+        self._auto_finish = False  # Tornado would finish it where `get` ends before that.
 
         def put_together() -> tuple[HTTPHeaders, bytes]:
             self.set_header("Date", date_now())

@@ -1,9 +1,11 @@
 """A request that may be held: what the routes of one file and of several have in common."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final
+
+from tornado.escape import parse_qs_bytes
 
 from genstatus_server.access import Login, hash_of, log_in
 from genstatus_server.errors import InvalidRequest
@@ -17,6 +19,7 @@ from genstatus_server.schemas import asks_to_wait
 from genstatus_server.waiters import Waiter
 
 Query = Mapping[str, Sequence[bytes]]
+Understand = Callable[[Query, Sequence[str]], Asked]
 
 #: Seconds that a signature may take at the end of a hold, behind the last look.
 _LAST_SIGNATURE_SECONDS: Final = 0.08
@@ -30,7 +33,7 @@ class HeldHandler(AnsweringHandler):
     """Answers at once, or holds. A subclass says what is asked, what settles it, and what the answer is."""
 
     _hold: Hold | None = None
-    _ended: tuple[Waiter, WaitResult, float] | None = None
+    _result: WaitResult | None = None
     _is_client_gone = False
     _is_wait = False
 
@@ -75,18 +78,13 @@ class HeldHandler(AnsweringHandler):
     def _understand(self) -> Asked | InvalidRequest:
         """What is asked, or what is wrong with it."""
         query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
-        usual = (type(self), self.request.query)
-        asked = None if prefer else _understood.get(usual)
-        if asked is None:
-            try:
-                asked = self.understand(query, prefer)
-            except InvalidRequest as error:
-                self._is_wait = asks_to_wait(query, prefer)
-                return error
-            if not prefer and len(self.request.query) <= _USUAL_LENGTH:
-                _remember(usual, asked)
-        self._is_wait = asked.wait
-        return asked
+        is_usual = not prefer and len(self.request.query) <= _USUAL_LENGTH
+        asked = _usual(self.understand, self.request.query) if is_usual else None
+        self._is_wait = asked.wait if asked else asks_to_wait(query, prefer)
+        try:
+            return asked or self.understand(query, prefer)
+        except InvalidRequest as error:
+            return error
 
     def _seconds(self, asked: Asked) -> float:
         """The length of the hold."""
@@ -143,48 +141,55 @@ class HeldHandler(AnsweringHandler):
     def _wake_up(self, hold: Hold, asked: Asked) -> None:
         try:
             urls = self.urls_at_once(hold.seen.jobs) if hold.settles_at_once() else None
-            if urls is None:
-                self._going_on = asyncio.create_task(self._go_on(hold, asked))
-            else:  # Thousands may be woken at once: a task for each would take as long as all the rest.
+            if urls is not None:  # Thousands may be woken at once: a task for each would take as long as all the rest.
                 self._end(hold, asked, WaitResult.SETTLED, urls)
+                return
         except Exception as error:  # noqa: BLE001 - as below
-            self._answer_error(error)
+            self._answer_error(hold, error)
+            return
+        self._going_on = asyncio.create_task(self._go_on(hold, asked))
 
     async def _go_on(self, hold: Hold, asked: Asked) -> None:
         try:
             await self._end_or_sleep(hold, asked, hold.go_on())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is answered.
-            self._answer_error(error)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is, it is answered.
+            self._answer_error(hold, error)
 
-    def _answer_error(self, error: Exception) -> None:
+    def _answer_error(self, hold: Hold, error: BaseException) -> None:
         """As Tornado answers what `get` raises."""
+        self._release(hold, WaitResult.ERROR)
         about = type(error), error, error.__traceback__
         self.log_exception(*about)
-        self.send_error(exc_info=about)
+        if not self._finished:
+            self.send_error(exc_info=about)
 
     def _end(self, hold: Hold, asked: Asked, result: WaitResult, urls: Sequence[str | None]) -> None:
         self._release(hold, result)
         if result is WaitResult.GONE:
             self.set_status(CLIENT_GONE)
             self.finish()
-            return
-        self.answer(asked, hold.seen.jobs, urls, result)
+        else:
+            self.answer(asked, hold.seen.jobs, urls, result)
 
     def _release(self, hold: Hold, result: WaitResult) -> None:
-        self.services.waiters.release(hold.waiter)
-        self._ended = hold.waiter, result, asyncio.get_running_loop().time()
+        """The hold is over; the first result stands, whatever goes wrong with the answer."""
+        if self._result is None:
+            self.services.waiters.release(hold.waiter)
+            self._result = result
 
     def finish(self, chunk: Any = None) -> Any:
         """Finish the answer, and note how it came to it where it was held."""
-        if self._ended is not None:
-            self._note(*self._ended)
+        if self._hold is not None and self._result is not None:
+            self._note(self._hold.waiter, self._result)
+            self._hold = None
         return super().finish(chunk)
 
-    def _note(self, waiter: Waiter, result: WaitResult, ended: float) -> None:
-        metrics, held = self.services.metrics, ended - waiter.registered_at
+    def _note(self, waiter: Waiter, result: WaitResult) -> None:
+        metrics, now = self.services.metrics, asyncio.get_running_loop().time()
+        held = now - waiter.registered_at
         metrics.hold_seconds.labels(result.value).observe(held)
         if result is WaitResult.SETTLED and waiter.woken_at is not None:
-            metrics.wake_seconds.observe(ended - waiter.woken_at)
+            metrics.wake_seconds.observe(now - waiter.woken_at)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
 
     async def _signed(
@@ -195,17 +200,18 @@ class HeldHandler(AnsweringHandler):
         while result not in {None, WaitResult.GONE}:
             latest = max(asyncio.get_running_loop().time(), hold.deadline) + _LAST_SIGNATURE_SECONDS
             urls = await self.urls_of(hold.seen.jobs, latest)
-            if result is not WaitResult.SETTLED or not hold.waiter.is_woken:
+            # A URL goes only to who may have it by now, also where the hold ends for another reason.
+            if not hold.waiter.is_woken or (result is not WaitResult.SETTLED and not any(urls)):
                 return result, urls
             result = await hold.go_on()
         return result, ()
 
 
 # Clients ask the same again and again.
-_understood: Final[dict[tuple[type, str], Asked]] = {}
-
-
-def _remember(usual: tuple[type, str], asked: Asked) -> None:
-    _understood[usual] = asked
-    if len(_understood) > _REMEMBERED:
-        del _understood[next(iter(_understood))]
+@lru_cache(_REMEMBERED)
+def _usual(understand: Understand, query: str) -> Asked | None:
+    """What is asked with `query`; None where that is wrong, and for `understand` to say why."""
+    try:
+        return understand(parse_qs_bytes(query, keep_blank_values=True), ())
+    except InvalidRequest:
+        return None

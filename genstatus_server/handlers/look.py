@@ -74,6 +74,8 @@ class Looker:
 
     def at_once(self) -> Look | None:
         """The same where nothing has to be read for it; None where it has, or where nothing may be seen."""
+        if len(self._asked.file_types) > 1:
+            return None  # The change stream tells of one job at a time.
         try:
             look = self._store.see_at_once(self._see)
         except ServiceError:
