@@ -720,15 +720,6 @@ async def test_a_server_that_holds_nothing_sheds(server: Server, world: World) -
     assert (await server.check("stranger", wait="true")).code == HTTPStatus.FORBIDDEN
 
 
-@pytest.mark.parametrize("server_options", [{"max_waits": "0"}])
-async def test_what_is_settled_is_told_without_a_hold_and_without_a_defect(server: Server, world: World) -> None:
-    await world.put_job()
-    await world.finish()
-    for _ in range(3):
-        assert (await server.check(wait="true")).headers["X-Wait-Result"] == "settled"
-    assert not server.services.in_flight._count
-
-
 async def test_a_job_that_is_finished_as_the_server_drains_ends_its_hold(server: Server, world: World) -> None:
     await world.put_job()
     answers = [held(server) for _ in range(10)]

@@ -99,6 +99,22 @@ async def test_who_asks_for_something_of_his_own_gets_an_answer_of_his_own(
     own.close()
 
 
+@pytest.mark.parametrize("server_options", [{"max_waits": "0"}])
+async def test_what_is_settled_is_told_once_where_there_is_no_room_to_hold(
+    server: Server, world: World, shared: list[AnsweringHandler]
+) -> None:
+    await world.put_job()
+    await world.finish()
+    held = await Held.send(server, STATUS)
+    for _ in range(3):
+        assert b"X-Wait-Result: settled" in (await held.answer())[0]
+        held.ask(STATUS)
+    await held.answer()
+    await until(lambda: not server.services.in_flight._count)
+    assert len(shared) == 4
+    held.close()
+
+
 async def test_an_old_client_is_answered_and_its_connection_closed(server: Server, world: World) -> None:
     await world.put_job()
     held = await Held.send(server, STATUS, version="1.0")
