@@ -22,7 +22,7 @@ Query = Mapping[str, Sequence[bytes]]
 Understand = Callable[[Query, Sequence[str]], Asked]
 
 #: Seconds that a signature may take at the end of a hold, behind the last look.
-_LAST_SIGNATURE_SECONDS: Final = 0.08
+_LAST_SIGNATURE_SECONDS: Final = 0.06
 
 #: Queries that are remembered, and the characters that are few enough for it.
 _REMEMBERED: Final = 4096
