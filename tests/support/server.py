@@ -14,6 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from genstatus_server import mongodb
 from genstatus_server.app import make_application, open_services
 from genstatus_server.services import Services
 from genstatus_server.settings import Settings, load_settings
@@ -99,6 +100,8 @@ async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: Simpl
     server.add_sockets(sockets)
     stack.push_async_callback(stop, server, services)
     await until(lambda: services.watcher.watching is not Watching.DOWN, what="watching")
+    # Its first connection for reads stands by now: to make one may take a busy machine longer than a short hold may.
+    await mongodb.ping(services.database)
     return Server(services, f"http://127.0.0.1:{sockets[0].getsockname()[1]}", client)
 
 
