@@ -55,13 +55,13 @@ QUICK: Final = Scale(
 FULL: Final = Scale(
     name="full",
     rounds=5,
-    poll_seconds=5,
-    idle_seconds=10,
+    poll_seconds=4,
+    idle_seconds=5,
     holds=10_000,
     wake_holds=1_000,
     wake_rate=200,
-    rates=(200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200),
-    rate_seconds=4,
+    rates=(400, 600, 800, 1000),
+    rate_seconds=3,
     fan_out=5_000,
     peer_holds=300,
 )
