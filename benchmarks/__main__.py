@@ -51,7 +51,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run.sh bench", description=__doc__)
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--full", dest="scale", action="store_const", const="full", help="more rounds, longer ones, and the peers")
+    modes.add_argument(
+        "--full", dest="scale", action="store_const", const="full", help="more rounds, longer ones, and the peers"
+    )
     modes.add_argument("--smoke", dest="scale", action="store_const", const="smoke", help="only whether it all works")
     parser.add_argument(
         "--only", action="append", choices=_GROUPS, metavar="GROUP", help=f"any of {', '.join(_GROUPS)}"
