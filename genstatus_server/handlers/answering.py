@@ -44,9 +44,14 @@ class AnsweringHandler(BaseHandler):
 
     def urls_at_once(self, jobs: Sequence[Job]) -> Sequence[str | None] | None:
         """The same without waiting for anything; None where it takes that."""
-        finished = [job for job in jobs if job.generation_status is _FINISHED]
-        urls = {job: self.services.presigner.url_at_once(job) for job in finished}
-        return None if None in urls.values() else [urls.get(job) for job in jobs]
+        urls: list[str | None] = []
+        for job in jobs:
+            is_finished = job.generation_status is _FINISHED
+            url = self.services.presigner.url_at_once(job) if is_finished else None
+            if is_finished and url is None:
+                return None
+            urls.append(url)
+        return urls
 
     def answer(
         self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None = None
@@ -59,8 +64,8 @@ class AnsweringHandler(BaseHandler):
         if result is WaitResult.SETTLED and not is_to_ask_again and self._is_plain():
             self._answer_like_others(asked, jobs, urls)
             return
-        self.set_header("Date", date_now())  # Where it was held, that of its arrival stands there.
         if result is not None:
+            self.set_header("Date", date_now())  # Where it was held, that of its arrival stands there.
             self.set_header("X-Wait-Result", result)
         if is_to_ask_again:
             self.set_header("Retry-After", _RETRY_AFTER[result]())
