@@ -98,18 +98,8 @@ class Store:
 
     def see_at_once(self, see: Callable[[Find], T]) -> T | None:
         """The same without reading anything; None where something has to be read. Raises what `see` raises."""
-        if not self._is_fresh():
-            return None
-        memory = self._memory
-
-        def find(collection: str, document_id: Any) -> Any:
-            value = memory[collection].get(document_id)
-            if value is UNKNOWN:
-                raise _NotRemembered((collection, document_id))
-            return value
-
         try:
-            return see(find)
+            return see(self._finder({}))
         except _NotRemembered:
             return None
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -323,20 +322,6 @@ async def test_the_deadline_is_a_waiting_answer_that_is_never_late(server: Serve
     assert times[-1] <= 1 + LATE + machine.seconds
     # They do not all end together, unless the machine held back all that had come due meanwhile.
     assert times[-1] - times[0] + machine.seconds > 1 / 100
-
-
-@pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=20"}])  # With the bytes that others share, and without.
-async def test_the_date_is_that_of_the_answer_and_not_of_the_request(
-    server: Server, world: World, headers: dict[str, str]
-) -> None:
-    await world.put_job()
-    answer = asyncio.ensure_future(server.check(wait="true", headers=headers))
-    await server.held()
-    second = int(time.time())
-    await until(lambda: int(time.time()) > second)
-    await world.finish()
-    date = parsedate_to_datetime((await answer).headers["Date"])
-    assert second + 1 <= date.timestamp() <= time.time()
 
 
 async def test_the_shortest_hold_ends_at_its_deadline(server: Server, world: World) -> None:

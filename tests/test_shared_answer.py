@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +41,12 @@ class Held:
         assert length
         body = await self._reader.readexactly(int(length[1]))
         return re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: then", head), body
+
+    async def date(self) -> str:
+        """The header `Date` of the answer."""
+        match = re.search(rb"\r\nDate: ([^\r]*)", await self._reader.readuntil(b"\r\n\r\n"))
+        assert match
+        return match[1].decode()
 
     async def is_closed(self) -> bool:
         return await self._reader.read() == b""
@@ -97,6 +105,22 @@ async def test_who_asks_for_something_of_his_own_gets_an_answer_of_his_own(
         assert await own.is_closed()
     plain.close()
     own.close()
+
+
+async def test_the_date_is_that_of_the_answer_and_not_of_the_request(
+    server: Server, world: World, shared: list[AnsweringHandler]
+) -> None:
+    await world.put_job()
+    plain, own = await Held.send(server, STATUS), await Held.send(server, STATUS, "Prefer: wait=20")
+    await server.held(2)
+    second = int(time.time())
+    await until(lambda: int(time.time()) > second)
+    await world.finish()
+    for held in (plain, own):
+        date = parsedate_to_datetime(await held.date())
+        assert second + 1 <= date.timestamp() <= time.time()
+        held.close()
+    assert len(shared) == 1
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits": "0"}])
