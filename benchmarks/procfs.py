@@ -1,21 +1,22 @@
 """What a process has used, with its children: read from /proc, so that nothing has to run inside it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
 def processes_of(pid: int) -> Iterator[int]:
     """The process and all its descendants."""
     yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+    for children in _of_each_thread(pid, "children"):
+        for child in children.split():
             yield from processes_of(int(child))
 
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of the threads of the process and its descendants. Those of the scheduler: to the nanosecond."""
-    tasks = (task for each in processes_of(pid) for task in Path(f"/proc/{each}/task").iterdir())
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    threads = (schedstat for each in processes_of(pid) for schedstat in _of_each_thread(each, "schedstat"))
+    return sum(int(schedstat.split()[0]) for schedstat in threads) / 1e9
 
 
 def memory(pid: int) -> int:
@@ -32,6 +33,13 @@ def accept_queue(port: int) -> int:
             if fields[1] == address and fields[3] == "0A":
                 return int(fields[4].partition(":")[2], 16)
     return 0
+
+
+def _of_each_thread(pid: int, name: str) -> Iterator[str]:
+    """What stands in the file `name` of each thread; one that has ended meanwhile has none."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield (thread / name).read_text()
 
 
 def _own_memory(pid: int) -> int:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack
 from xml.etree import ElementTree as ET
 
@@ -102,6 +103,27 @@ def test_what_a_process_and_its_children_use_is_seen() -> None:
             assert 0 < cpu_seconds(child.pid) < cpu_seconds(os.getpid())
         finally:
             child.kill()
+
+
+def test_threads_that_end_meanwhile_are_none_of_those_that_are_seen() -> None:
+    """A pool of threads is not the same from one moment to the next; a few hundred looks meet that for certain."""
+    stopped = threading.Event()
+
+    def come_and_go() -> None:
+        while not stopped.is_set():
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+
+    coming = threading.Thread(target=come_and_go)
+    coming.start()
+    try:
+        for _ in range(300):
+            assert os.getpid() in processes_of(os.getpid())
+            assert cpu_seconds(os.getpid()) > 0
+    finally:
+        stopped.set()
+        coming.join()
 
 
 def test_what_waits_to_be_accepted_is_seen() -> None:
