@@ -3,7 +3,7 @@
 import ast
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,17 @@ def test_every_metric_is_documented_and_no_other() -> None:
     assert documented == families | {"genstatus_process_restarts_total"}
 
 
+def requests(records: Iterable[MutableMapping[str, Any]]) -> list[dict[str, Any]]:
+    """Those of requests: the watcher writes records too, when it likes."""
+    return [dict(record) for record in records if record["event"] == "request"]
+
+
 async def record_of(server: Server, **query: Any) -> dict[str, Any]:
     """The record of one request."""
     with capture_logs() as records:
         await server.check(**query)
-        await until(lambda: any(record["event"] == "request" for record in records), what="the record")
-    (found,) = [dict(record) for record in records if record["event"] == "request"]
+        await until(lambda: requests(records), what="the record")
+    (found,) = requests(records)
     return found
 
 
@@ -77,8 +82,9 @@ async def test_the_status_in_a_record_is_a_number_and_not_its_name(server: Serve
     with capture_logs() as records:
         for method, path in (("GET", "/nowhere"), ("OPTIONS", "/livez")):
             await server.fetch(path, method=method)
-        await until(lambda: len(records) == 2, what="the records")
-    assert [(type(record["status"]), record["status"]) for record in records] == [(int, 404), (int, 204)]
+        await until(lambda: len(requests(records)) == 2, what="the records")
+    statuses = [record["status"] for record in requests(records)]
+    assert [(type(status), status) for status in statuses] == [(int, 404), (int, 204)]
 
 
 async def test_a_hold_that_ends_with_an_error_or_without_a_client_says_so(server: Server, world: World) -> None:
@@ -88,7 +94,7 @@ async def test_a_hold_that_ends_with_an_error_or_without_a_client_says_so(server
         await server.held()
         await world.log_out("owner")
         assert (await asking).code == 401
-        await until(lambda: any(record["event"] == "request" for record in records), what="the record")
-    (record,) = [record for record in records if record["event"] == "request"]
+        await until(lambda: requests(records), what="the record")
+    (record,) = requests(records)
     assert (record["wait_result"], record["status"]) == ("error", 401)
     assert "generation_status" not in record
