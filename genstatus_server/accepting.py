@@ -1,10 +1,13 @@
-"""Takes connections off the sockets that are listened on: a few at a time, and never the last open files."""
+"""Takes connections off the sockets that are listened on: a few at a time, and never the last open files.
+
+Those on which nothing is asked are closed after a while.
+"""
 
 import asyncio
 import resource
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from tornado.httpserver import HTTPServer
@@ -30,20 +33,46 @@ _MAX_READ_AHEAD: Final = 256 * 1024
 
 
 class _Stream(IOStream):
-    """A connection that leaves no work for the garbage collector when its client resets it."""
+    """A connection that knows since when it waits for a request, and is in `streams` until it is closed.
+
+    It leaves no work for the garbage collector when its client resets it.
+    """
+
+    def __init__(self, connection: socket.socket, streams: "set[_Stream]", now: Callable[[], float]) -> None:
+        super().__init__(connection, max_buffer_size=_MAX_READ_AHEAD)
+        self._streams = streams
+        self._now = now
+        self._waits_since = now()
+        streams.add(self)
+
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        """As Tornado's, which asks for the head of a request with it, and for nothing else."""
+        self._waits_since = self._now()
+        return super().read_until_regex(regex, max_bytes)
+
+    def is_idle(self, since: float) -> bool:
+        """Whether it has waited for a request, or for the rest of its head, since before this time of the loop."""
+        return self.reading() and self._waits_since < since
 
     def close_fd(self) -> None:
         super().close_fd()
+        self._streams.discard(self)
         if self.error is not None:
             # It leads to the frames that saw it, and so back to here and to all that was read.
             self.error = self.error.with_traceback(None)
 
 
 class Acceptor:
-    """Hands the connections that come in on `sockets` to `server`, from now on."""
+    """Hands the connections that come in on `sockets` to `server`, from now on.
 
-    def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket]) -> None:
+    One on which nothing is asked for `idle_seconds` is closed, at most a tenth of that late.
+    """
+
+    def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket], idle_seconds: float) -> None:
+        server.conn_params.header_timeout = None  # Tornado's own limit: a timer for each request.
         self._server = server
+        self._streams: set[_Stream] = set()
+        self._idle_seconds = idle_seconds
         self._sockets = tuple(sockets)
         self._loop = asyncio.get_running_loop()
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -54,9 +83,11 @@ class Acceptor:
             for each in sockets:  # The connections inherit it.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self._resume()
+        self._close_idle()
 
     def close(self) -> None:
         """Listen no more. Who is in the system's queue already is taken: closing the socket would reset them."""
+        self._closing_idle.cancel()
         self._pause()
         for each in self._sockets:
             while self._take_some(each):
@@ -87,13 +118,19 @@ class Acceptor:
             except OSError as error:
                 self._wait_for_files(error.strerror)
                 return False
-            stream = _Stream(connection, max_buffer_size=_MAX_READ_AHEAD)
+            stream = _Stream(connection, self._streams, self._loop.time)
             self._server.handle_stream(stream, address)
             # The system gives the lowest number that is free, so all below are in use.
             if connection.fileno() >= self._files - _RESERVE:
                 self._wait_for_files("only the reserve is left")
                 return False
         return True
+
+    def _close_idle(self) -> None:
+        since = self._loop.time() - self._idle_seconds
+        for stream in [each for each in self._streams if each.is_idle(since)]:
+            stream.close()
+        self._closing_idle = self._loop.call_later(self._idle_seconds / 10, self._close_idle)
 
     def _wait_for_files(self, cause: str | None) -> None:
         self._pause()

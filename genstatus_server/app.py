@@ -123,10 +123,9 @@ async def serve(
             make_application(services),
             max_header_size=_MAX_HEADER_SIZE,
             max_body_size=_MAX_BODY_SIZE,
-            idle_connection_timeout=_IDLE_CONNECTION_SECONDS,
             body_timeout=_BODY_SECONDS,
         )
-        acceptor = Acceptor(server, sockets)
+        acceptor = Acceptor(server, sockets, _IDLE_CONNECTION_SECONDS)
         for each in sockets:
             host, port = each.getsockname()[:2]
             log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)

@@ -1,10 +1,11 @@
-"""What a connection leaves when it is gone."""
+"""When a connection is closed, and what it leaves when it is gone."""
 
+import asyncio
 import gc
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 
 import pytest
 from tornado.httpserver import HTTPServer
@@ -12,7 +13,12 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from genstatus_server.accepting import Acceptor, _Stream
-from tests.support.server import until
+from tests.support.server import DEADLINE, until
+
+
+class Answered(RequestHandler):
+    async def get(self) -> None:
+        self.write("now")
 
 
 class Held(RequestHandler):
@@ -49,7 +55,7 @@ def streams() -> int:
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
 async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *, is_reset: bool) -> None:
     server, sockets = HTTPServer(Application([("/", Held)])), bind_sockets(0, "127.0.0.1")
-    acceptor = Acceptor(server, sockets)
+    acceptor = Acceptor(server, sockets, idle_seconds=60)
     Held.count = 0
     with no_collection():
         clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(10)]
@@ -65,3 +71,77 @@ async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *
         await until(lambda: streams() == 0)
     acceptor.close()
     await server.close_all_connections()
+
+
+@asynccontextmanager
+async def connections(idle_seconds: float) -> AsyncIterator[Callable[[bytes], Awaitable[socket.socket]]]:
+    """Connects to a server, and sends something."""
+    server, sockets = HTTPServer(Application([("/", Held), ("/now", Answered)])), bind_sockets(0, "127.0.0.1")
+    acceptor = Acceptor(server, sockets, idle_seconds)
+
+    async def connect(sent: bytes) -> socket.socket:
+        client = stack.enter_context(socket.socket())
+        client.settimeout(0)
+        await asyncio.get_running_loop().sock_connect(client, sockets[0].getsockname())
+        await asyncio.get_running_loop().sock_sendall(client, sent)
+        return client
+
+    with ExitStack() as stack:
+        yield connect
+        acceptor.close()
+        await server.close_all_connections()
+
+
+async def end_of(client: socket.socket) -> float:
+    """The loop's time at which the server has closed this connection."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(DEADLINE):
+        while await loop.sock_recv(client, 4096):
+            pass
+    return loop.time()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_a_connection_on_which_nothing_is_asked_is_closed_in_time(sent: bytes) -> None:
+    async with connections(0.3) as connect:
+        began = asyncio.get_running_loop().time()
+        assert await end_of(await connect(sent)) - began >= 0.3
+
+
+async def test_a_connection_whose_request_is_held_is_not_idle() -> None:
+    async with connections(0.1) as connect:
+        Held.count = 0
+        held = await connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: Held.count)
+        for _ in range(3):
+            await end_of(await connect(b""))  # Each of them has been idle for longer than is allowed.
+        with pytest.raises(BlockingIOError):
+            held.recv(1)
+
+
+async def test_a_connection_that_asks_now_and_then_is_not_idle() -> None:
+    ours, theirs = socket.socketpair()
+    clock = 0.0
+    stream = _Stream(ours, set(), lambda: clock)
+    with closing(stream), closing(theirs):
+        for asked_at in (10.0, 20.0):
+            head = stream.read_until_regex(b"\r\n\r\n")
+            assert not stream.is_idle(since=clock)
+            assert stream.is_idle(since=clock + 1)
+            clock = asked_at
+            theirs.sendall(b"GET /now HTTP/1.1\r\n\r\n")
+            await head
+            assert not stream.is_idle(since=clock)  # It is being answered.
+
+
+async def test_one_that_sends_its_request_too_slowly_is_closed() -> None:
+    """Whatever it sends meanwhile: it is the whole head that has its time."""
+    async with connections(0.3) as connect:
+        slow, loop = await connect(b"GET /now HTTP/1.1\r\n"), asyncio.get_running_loop()
+        ended = asyncio.ensure_future(end_of(slow))
+        while not ended.done():
+            with suppress(ConnectionError):
+                await loop.sock_sendall(slow, b"X: y\r\n")
+            await asyncio.sleep(0.02)
+        with suppress(ConnectionError):
+            await ended
