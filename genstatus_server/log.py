@@ -25,6 +25,9 @@ _SECRETS: Final = re.compile(
 _DIGEST: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?i)(mongodb(?:\+srv)?://)[^@/\s]+@")
 
+#: Seconds that a record waits for others: to write each by itself takes longer than to make it.
+_TOGETHER_SECONDS: Final = 0.002
+
 _encode: Final = json.JSONEncoder(default=str).encode
 _logger: Any = structlog.get_logger("genstatus_server")
 
@@ -62,7 +65,7 @@ def _record(level: str, action: str, fields: Mapping[str, Any]) -> None:
     if _lines is None:
         getattr(_logger, level)(action, **fields)
     else:  # What structlog would make of it, in half of its time.
-        moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        moment = datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
         _lines.put({"timestamp": moment, "level": level, "action": action, **fields})
 
 
@@ -97,7 +100,7 @@ def _is_no_flood(record: logging.LogRecord) -> bool:
 
 
 class JsonLines:
-    """Writes records as lines of JSON; those of one turn of the loop together, behind the answers that they tell of."""
+    """Writes records as lines of JSON, a few milliseconds' together: behind the answers that they tell of."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -109,13 +112,13 @@ class JsonLines:
         self._records.append(record)
         if len(self._records) == 1:
             try:
-                asyncio.get_running_loop().call_soon(self._write)
+                asyncio.get_running_loop().call_later(_TOGETHER_SECONDS, self._write)
             except RuntimeError:
                 self._write()
 
     def _write(self) -> None:
         records, self._records = self._records, []
-        self._stream.write("".join([scrub(_encode(record)) + "\n" for record in records]))
+        self._stream.write(scrub("".join([_encode(record) + "\n" for record in records])))
         self._stream.flush()
 
 
