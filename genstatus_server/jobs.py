@@ -56,6 +56,10 @@ class Job:
     updated_at: datetime | None = None
     problems: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        """Of what tells most jobs apart: a URL is looked up by its job for each request."""
+        return hash((self.job_id, self.key))
+
     @property
     def is_settled(self) -> bool:
         """Whether a request for this job is answered at once."""

@@ -12,7 +12,7 @@ from genstatus_server.metrics import Metrics
 from genstatus_server.mongodb import Database
 from genstatus_server.presign import Presigner
 from genstatus_server.settings import Settings
-from genstatus_server.shared_answer import SharedAnswer
+from genstatus_server.shared_answers import SharedAnswers
 from genstatus_server.store import Store
 from genstatus_server.waiters import JobWaiters
 from genstatus_server.watcher import JobWatcher
@@ -57,7 +57,7 @@ class Services:
     watcher: JobWatcher
     presigner: Presigner
     in_flight: InFlight = field(default_factory=InFlight)
-    shared_answer: SharedAnswer = field(default_factory=SharedAnswer)
+    shared_answers: SharedAnswers = field(default_factory=SharedAnswers)
     draining: bool = False
     parent: Channel | None = None
 

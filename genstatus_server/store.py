@@ -180,17 +180,16 @@ class Store:
             self._memory[JOBS].put(key, job, is_told=_is_of_this_change(job, known, change))
 
     def _finder(self, found: dict[Key, Any]) -> Find:
-        """Finds what is in `found`, and adds what is remembered and fresh; raises `_NotRemembered` for the rest."""
-        is_fresh = self._is_fresh()
+        """Finds what is in `found`, and what is remembered and fresh; raises `_NotRemembered` for the rest."""
+        is_fresh, memory = self._is_fresh(), self._memory
 
         def find(collection: str, document_id: Any) -> Any:
-            key = collection, document_id
-            if key not in found:
-                value = self._memory[collection].get(document_id, is_fresh=is_fresh)
-                if value is UNKNOWN:
-                    raise _NotRemembered(key)
-                found[key] = value
-            return found[key]
+            if found and (collection, document_id) in found:
+                return found[collection, document_id]
+            value = memory[collection].get(document_id, is_fresh=is_fresh)
+            if value is UNKNOWN:
+                raise _NotRemembered((collection, document_id))
+            return value
 
         return find
 

@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from tornado.httputil import HTTPHeaders
-
 from genstatus_server import retry
 from genstatus_server.errors import ServiceUnavailable
 from genstatus_server.handlers.base import BaseHandler, date_now
 from genstatus_server.handlers.look import Asked
 from genstatus_server.jobs import GenerationStatus, Job
 from genstatus_server.long_poll import WaitResult
+from genstatus_server.shared_answers import Parts
 
 if TYPE_CHECKING:
     from tornado.concurrent import Future
@@ -23,6 +22,8 @@ _RETRY_AFTER: Final = {
     WaitResult.DRAINING: retry.draining,
     WaitResult.SHED: retry.shed,
 }
+#: The results, also of one who did not wait, whose answers are the same for all; elsewhere `Retry-After` is random.
+_ALIKE: Final = frozenset({None, WaitResult.SETTLED, WaitResult.DEADLINE})
 _FINISHED: Final = GenerationStatus.FINISHED
 
 
@@ -60,45 +61,60 @@ class AnsweringHandler(BaseHandler):
         if result is not None:
             self.log_fields["wait_result"] = result.value
         self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
-        is_to_ask_again = _is_to_ask_again(jobs, result)
-        if result is WaitResult.SETTLED and not is_to_ask_again and self._is_plain():
-            self._answer_like_others(asked, jobs, urls)
+        if result in _ALIKE and self._is_plain(asked):
+            self._answer_like_others(asked, jobs, urls, result)
             return
-        if result is not None:
-            self.set_header("Date", date_now())  # Where it was held, that of its arrival stands there.
-            self.set_header("X-Wait-Result", result)
-        if is_to_ask_again:
-            self.set_header("Retry-After", _RETRY_AFTER[result]())
-        if result is not None and self.services.draining:
-            self.set_header("Connection", "close")
+        self._set_headers(asked, jobs, result)
         self.finish(self.encode(asked, jobs, urls))
 
     def flush(self, include_footers: bool = False) -> "Future[None]":  # noqa: FBT001, FBT002 - Tornado's signature
         """As Tornado's, but what is on its way already is not written once more."""
         return super().flush(include_footers) if self._written is None else self._written
 
-    def _is_plain(self) -> bool:
-        """Whether the answer is the same, byte for byte, for all who ask for the same; but for the request's id."""
-        request, headers = self.request, self.request.headers
-        is_usual = request.method == "GET" and request.version == "HTTP/1.1" and not self.services.draining
-        stays = headers.get("Connection", "keep-alive").lower() == "keep-alive"
-        return is_usual and stays and "Origin" not in headers and "Prefer" not in headers
+    def _set_headers(self, asked: Asked, jobs: Sequence[Job], result: WaitResult | None) -> None:
+        if result is not None:
+            self.set_header("X-Wait-Result", result)
+        if _is_to_ask_again(jobs, result):
+            self.set_header("Retry-After", _RETRY_AFTER[result]())
+        if asked.preferred_wait:
+            self.set_header("Preference-Applied", f"wait={self.seconds(asked):g}")
 
-    def _answer_like_others(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> None:
-        """With the bytes that others who wait for the same get. It is finished in the loop's next turn."""
-        self._auto_finish = False  # Tornado would finish it where `get` ends before that.
+    def seconds(self, asked: Asked) -> float:
+        """The length of the hold that is asked for."""
+        settings = self.services.settings
+        return min(asked.timeout or settings.wait_default, settings.wait_max)
 
-        def put_together() -> tuple[HTTPHeaders, bytes]:
-            self.set_header("Date", date_now())
-            self.set_header("X-Wait-Result", WaitResult.SETTLED)
+    def _is_plain(self, asked: Asked) -> bool:
+        """Whether the answer is the same, byte for byte, for all who ask for the same; but for date and request id."""
+        request, services = self.request, self.services
+        is_usual = request.method == "GET" and request.version == "HTTP/1.1" and not services.draining
+        stays = request.headers.get("Connection", "keep-alive").lower() == "keep-alive"
+        has_origin = bool(services.settings.cors_origins) and "Origin" in request.headers
+        return is_usual and stays and not has_origin and not asked.preferred_wait
+
+    def _answer_like_others(
+        self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None
+    ) -> None:
+        """With the bytes that others who ask the same get."""
+
+        def put_together(date: str, request_id: str) -> Parts:
+            self._set_headers(asked, jobs, result)
             body = self.encode(asked, jobs, urls)
             self.set_header("Content-Length", len(body))
-            return self._headers, body
+            self._headers["Date"], self._headers["X-Request-ID"] = date, request_id
+            return self._headers.get_all(), body
 
-        about = type(self), asked.submission_id, asked.file_types, tuple(jobs), tuple(urls), date_now()
-        answer = self.services.shared_answer.bytes_for(self.request_id, about, put_together)
+        question = type(self), asked.submission_id, asked.file_types, result
+        answer = self.services.shared_answers.bytes_for(
+            question, (jobs, urls), put_together, date=date_now(), request_id=self.request_id
+        )
         assert self.request.connection is not None  # noqa: S101 - as Tornado's own `finish` says.
         self._written = self.request.connection.write(answer)
+        self._headers_written = True
+        if result is None:
+            self.finish()
+            return
+        self._auto_finish = False  # Tornado would finish it where `get` ends before that.
         # Thousands may be answered in this turn of the loop: first all of them, then what has to be noted of each.
         asyncio.get_running_loop().call_soon(self.finish)
 

@@ -31,6 +31,7 @@ class BaseHandler(RequestHandler):
     """A handler that answers in JSON. A subclass has `get` and, where its path takes them, other methods."""
 
     services: Services
+    _own_headers: HTTPHeaders | None = None
     allowed_methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
 
     def initialize(self, services: Services) -> None:
@@ -41,16 +42,30 @@ class BaseHandler(RequestHandler):
 
     def clear(self) -> None:
         """Begin an answer, also one that takes the place of another: Tornado calls this before it writes an error."""
-        # As Tornado's own, but that one formats the date and looks at the characters of each header for every answer.
-        self._headers = HTTPHeaders()
-        self._headers["Content-Type"] = "application/json"
-        self._headers["Date"] = date_now()
-        self._headers["Cache-Control"] = "no-store"
-        self._headers["X-Content-Type-Options"] = "nosniff"
-        self._headers["X-Request-ID"] = self.request_id
+        self._own_headers = None
         self._write_buffer = []
         self._status_code, self._reason = 200, responses[200]
-        self.set_default_headers()
+
+    @property
+    def _headers(self) -> HTTPHeaders:
+        """Tornado's headers of the answer. They are put together when the first is wanted.
+
+        A held request has none yet, and an answer that is written with the bytes of others never has.
+        """
+        if self._own_headers is None:
+            # As Tornado's `clear`, but that one formats the date and looks at the characters of each header every time.
+            self._own_headers = headers = HTTPHeaders()
+            headers["Content-Type"] = "application/json"
+            headers["Date"] = date_now()
+            headers["Cache-Control"] = "no-store"
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["X-Request-ID"] = self.request_id
+            self.set_default_headers()
+        return self._own_headers
+
+    @_headers.setter
+    def _headers(self, headers: HTTPHeaders) -> None:
+        self._own_headers = headers
 
     def set_default_headers(self) -> None:
         """Headers of every answer that depend on something."""
@@ -131,9 +146,10 @@ class BaseHandler(RequestHandler):
         """The caller's id of the request where it sent a sane one, else a new one."""
         known: str | None = getattr(self, "_known_request_id", None)
         if known is None:
-            sent = self.request.headers.get("X-Request-ID", "")
-            is_sane = _SANE_REQUEST_ID.fullmatch(sent)
-            known = self._known_request_id = sent if is_sane else f"{random.getrandbits(128):032x}"
+            known = self.request.headers.get("X-Request-ID")
+            if known is None or not _SANE_REQUEST_ID.fullmatch(known):
+                known = f"{random.getrandbits(128):032x}"
+            self._known_request_id = known
         return known
 
     def _is_configured_origin(self) -> bool:

@@ -86,22 +86,15 @@ class HeldHandler(AnsweringHandler):
         except InvalidRequest as error:
             return error
 
-    def _seconds(self, asked: Asked) -> float:
-        """The length of the hold."""
-        settings = self.services.settings
-        return min(asked.timeout or settings.wait_default, settings.wait_max)
-
     def _first_look_ends(self, asked: Asked | InvalidRequest) -> float:
         """The loop's time by which there is something to answer. The answer to a short hold may not come later."""
         seconds = LOOK_SECONDS
         if not isinstance(asked, InvalidRequest) and asked.wait:
-            seconds = min(seconds, self._seconds(asked) + LAST_LOOK_SECONDS)
+            seconds = min(seconds, self.seconds(asked) + LAST_LOOK_SECONDS)
         return self.arrived + seconds
 
     async def _wait(self, login: Login, asked: Asked) -> None:
-        seconds, look = self._seconds(asked), Looker(self.services.store, login, asked, self.settles(asked))
-        if asked.preferred_wait:
-            self.set_header("Preference-Applied", f"wait={seconds:g}")
+        seconds, look = self.seconds(asked), Looker(self.services.store, login, asked, self.settles(asked))
         if self._has_room(login):
             await self._begin_hold(asked, look, seconds)
             return

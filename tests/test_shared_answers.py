@@ -1,6 +1,7 @@
-"""The bytes that many share are those that Tornado would have written for each."""
+"""The bytes that are kept for many are those that Tornado would have written for each."""
 
 import asyncio
+import json
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -10,9 +11,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from genstatus_server.handlers.answering import AnsweringHandler
-from tests.support.server import ROUTE, Server, seen_by, until
+from genstatus_server.handlers.look import Asked
+from tests.support.server import DEADLINE, ROUTE, Server, seen_by, until
 from tests.support.world import World
 
+#: A header that has Tornado write the answer.
+BY_TORNADO = "X-By-Tornado: yes"
+ASK = f"{ROUTE}?submission_id=1&file_type=D1"
+ASK_TWO = "/v1/generation_statuses/?submission_id=1&file_type=D1,E"
 STATUS = f"{ROUTE}?submission_id=1&file_type=D1&wait=true"
 STATUSES = "/v1/generation_statuses/?submission_id=1&file_type=D1&wait=all"
 
@@ -59,13 +65,17 @@ class Held:
 def shared(monkeypatch: pytest.MonkeyPatch) -> list[AnsweringHandler]:
     """The handlers that answered with shared bytes."""
     handlers: list[AnsweringHandler] = []
-    answer = AnsweringHandler._answer_like_others
+    answer, is_plain = AnsweringHandler._answer_like_others, AnsweringHandler._is_plain
 
     def answer_and_note(self: AnsweringHandler, *about: object) -> None:
         handlers.append(self)
         answer(self, *about)  # type: ignore[arg-type]
 
+    def is_plain_and_may_be(self: AnsweringHandler, asked: Asked) -> bool:
+        return BY_TORNADO.partition(":")[0] not in self.request.headers and is_plain(self, asked)
+
     monkeypatch.setattr(AnsweringHandler, "_answer_like_others", answer_and_note)
+    monkeypatch.setattr(AnsweringHandler, "_is_plain", is_plain_and_may_be)
     return handlers
 
 
@@ -76,8 +86,7 @@ async def test_they_are_those_of_tornado(
     server: Server, world: World, shared: list[AnsweringHandler], path: str, fields: dict[str, Any]
 ) -> None:
     await world.put_job()
-    # A foreign origin has its answer written by Tornado, and changes nothing in it.
-    requests = [(), ("Connection: keep-alive",), ("Origin: https://other.example",), ()]
+    requests = [(), ("Connection: keep-alive",), (BY_TORNADO,), ()]
     held = [await Held.send(server, path, *lines) for lines in requests]
     await server.held(len(held))
     await world.finish(**fields)
@@ -86,6 +95,59 @@ async def test_they_are_those_of_tornado(
     assert answers == [answers[0]] * 4
     for each in held:
         each.close()
+
+
+@pytest.mark.parametrize("server_options", [{}, {"cors_origins": "https://page.example"}])
+@pytest.mark.parametrize("path", [ASK, ASK_TWO])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {
+            "status": "finished",
+            "upload": {"status": "finished", "bucket": "a-bucket", "key": "ä b/D1.csv"},
+            "size": 3.0,
+        },
+        {"status": "failed", "message": "Größe \U0001f4be"},
+        {"status": "invalid"},
+        {},
+    ],
+)
+async def test_those_who_ask_again_and_again_get_what_tornado_would_write(
+    server: Server, world: World, shared: list[AnsweringHandler], path: str, fields: dict[str, Any]
+) -> None:
+    await world.put_job(**fields)
+    asking = await Held.send(server, path, BY_TORNADO)
+    answers = [await asking.answer()]
+    for lines in [(), ("Connection: keep-alive",), (), (BY_TORNADO,)]:
+        asking.ask(path, *lines)
+        answers.append(await asking.answer())
+    assert len(shared) == 3
+    assert answers == [answers[0]] * 5
+    asking.close()
+
+
+async def test_what_is_kept_is_told_to_nobody_once_it_is_no_longer_so(
+    server: Server, world: World, shared: list[AnsweringHandler]
+) -> None:
+    """Job, URL and access are looked at for every request; only the bytes are kept."""
+    await world.put_job()
+    asking = await Held.send(server, ASK)
+    statuses = [json.loads((await asking.answer())[1])["status"]]
+    for change in ({"status": "failed"}, {"status": "waiting"}, {"status": "invalid"}):
+        await world.jobs.update_one({}, {"$set": change})
+        await seen_by(server, world)
+        for _ in range(2):
+            asking.ask(ASK)
+            statuses.append(json.loads((await asking.answer())[1])["status"])
+    assert statuses == ["waiting", "failed", "failed", "waiting", "waiting", "failed", "failed"]
+    assert len(shared) == len(statuses)
+    await world.log_out("owner")
+    head = b""
+    async with asyncio.timeout(DEADLINE):
+        while b" 401 " not in head:
+            asking.ask(ASK)
+            head, _ = await asking.answer()
+    asking.close()
 
 
 @pytest.mark.parametrize("lines", [("Connection: close",), ("Prefer: wait=20",), ("Origin: https://page.example",)])
