@@ -28,9 +28,10 @@ _COMPARISONS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Where the objects of a bucket are (a URL that ends with a slash), and the region to sign for."""
+    """Where the objects of a bucket are (a URL that ends with a slash), and the host and region to sign for."""
 
     url: str
+    host: str
     region: str
 
 
@@ -71,8 +72,11 @@ class UrlSigner:
             scope = parse_qs(url.query).get("X-Amz-Credential", [""])[0].split("/")
             if len(scope) != len(("access key", "day", "region", "s3", "aws4_request")):
                 return None
-            found = _Bucket(f"{url.scheme}://{url.netloc}{url.path.removesuffix(_SAMPLE_KEY)}", scope[2])
-            if self._sign_cheaply(found, _SAMPLE_KEY, "attachment", await self._credentials()) == costly:
+            place = f"{url.scheme}://{url.netloc}{url.path.removesuffix(_SAMPLE_KEY)}"
+            credentials = await self._credentials()
+            host = S3SigV4QueryAuth(credentials, "s3", scope[2]).headers_to_sign(AWSRequest("GET", place))["host"]
+            found = _Bucket(place, host, scope[2])
+            if self._sign_cheaply(found, _SAMPLE_KEY, "attachment", credentials) == costly:
                 return found
         return None
 
@@ -93,6 +97,7 @@ class UrlSigner:
         request = AWSRequest(
             "GET",
             bucket.url + percent_encode(key, safe="/~"),
+            headers={"Host": bucket.host},  # Otherwise it is taken out of the URL, twice.
             params={"response-content-disposition": disposition},
         )
         S3SigV4QueryAuth(credentials, "s3", bucket.region, expires=self._lifetime).add_auth(request)

@@ -25,6 +25,8 @@ PLACES = [
     ("us-west-2", None, "virtual", "UpperCase"),
     ("us-east-1", "http://127.0.0.1:9000", "path", "reports"),
     ("us-east-1", "https://s3.example/base/", "path", "reports"),
+    ("us-east-1", "https://s3.example:443", "path", "reports"),
+    ("us-east-1", "http://[::1]:9000", "path", "reports"),
 ]
 
 
