@@ -8,8 +8,10 @@ import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
+from tornado.concurrent import Future
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 
@@ -49,6 +51,17 @@ class _Stream(IOStream):
         """As Tornado's, which asks for the head of a request with it, and for nothing else."""
         self._waits_since = self._now()
         return super().read_until_regex(regex, max_bytes)
+
+    def write(self, data: bytes | memoryview) -> "Future[None]":
+        """As Tornado's, but past its buffers where the system takes everything at once, as it does as a rule."""
+        if not (self.closed() or self.writing()):
+            with suppress(OSError):  # Tornado's meets it again, and knows what to do.
+                data = data[self.socket.send(data) :]
+                if not data:
+                    sent: Future[None] = Future()
+                    sent.set_result(None)
+                    return sent
+        return super().write(data)
 
     def is_idle(self, since: float) -> bool:
         """Whether it has waited for a request, or for the rest of its head, since before this time of the loop."""

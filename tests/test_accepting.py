@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, 
 
 import pytest
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
@@ -145,3 +146,32 @@ async def test_one_that_sends_its_request_too_slowly_is_closed() -> None:
             await asyncio.sleep(0.02)
         with suppress(ConnectionError):
             await ended
+
+
+async def test_what_the_system_does_not_take_at_once_follows_in_its_order() -> None:
+    ours, theirs = socket.socketpair()
+    stream = _Stream(ours, set(), asyncio.get_running_loop().time)
+    parts: list[bytes | memoryview] = [b"a", b"b" * 3_000_000, b"c", b"", memoryview(b"d" * 3_000_000), b"e"]
+    whole, received = b"".join(parts), bytearray()
+    theirs.settimeout(0)
+    with closing(stream), closing(theirs):
+        written = [stream.write(part) for part in parts]
+        assert [each.done() for each in written] == [True, False, False, False, False, False]
+        async with asyncio.timeout(DEADLINE):
+            while len(received) < len(whole):
+                received += await asyncio.get_running_loop().sock_recv(theirs, 1 << 20)
+            for each in written:
+                await each
+    assert received == whole
+
+
+async def test_what_nobody_takes_any_more_fails_as_tornado_would_have_it() -> None:
+    ours, theirs = socket.socketpair()
+    stream = _Stream(ours, set(), asyncio.get_running_loop().time)
+    with closing(stream):
+        theirs.close()
+        with pytest.raises(StreamClosedError):
+            await stream.write(b"a")
+        assert stream.closed()
+        with pytest.raises(StreamClosedError):
+            await stream.write(b"b")
