@@ -100,6 +100,8 @@ class JobWatcher:
             await self._heard(changes[-1] if changes else None)
             # Behind all that was told: what fails on the way here is told once more by the stream that follows.
             self._resume_token = stream.resume_token
+            # Those who were woken answer first: the driver's thread would take the interpreter from them.
+            await asyncio.sleep(0)
 
     def _tell(self, change: Mapping[str, Any]) -> None:
         keys = self._store.forget(change)
