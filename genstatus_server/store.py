@@ -1,6 +1,6 @@
 """Reads documents, and remembers them while the change stream proves that they have not changed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from bson.errors import BSONError
@@ -69,6 +69,7 @@ class Store:
 
         self._is_fresh = is_fresh
         self._wake = wake
+        self._shared: dict[Hashable, Any] = {}
         self._memory: Final[Mapping[str, Remembered[Any, Any]]] = {
             # A job is kept only where a later change of it can be told by its `_id`.
             JOBS: remembered(
@@ -103,6 +104,18 @@ class Store:
         except _NotRemembered:
             return None
 
+    def share(self, question: Hashable, see: Callable[[], T]) -> T:
+        """What `see` gives, which depends on what is remembered alone: thousands may be woken to ask the same.
+
+        All who ask an equal `question` share it, until anything changes of what is remembered.
+        """
+        if not self._is_fresh():
+            return see()
+        if question not in self._shared:
+            self._shared[question] = see()
+        shared: T = self._shared[question]
+        return shared
+
     async def read_anew(self, keys: Iterable[Key], until: float) -> Find:
         """The documents of `keys` by a read that begins now; any other counts as gone. Raises `ServiceUnavailable`."""
         found = await self._reads.read_anew(keys, until)
@@ -127,6 +140,7 @@ class Store:
 
         A job that was remembered is known again by what the change brought, which saves a read.
         """
+        self._shared.clear()
         if change["operationType"] not in _DOCUMENT_CHANGES:
             self.forget_all()
             return None
@@ -140,6 +154,7 @@ class Store:
 
     def forget_all(self) -> None:
         """Drop everything: changes may have been missed."""
+        self._shared.clear()
         self._reads.forget_all()
         for memory in self._memory.values():
             memory.drop_all()
@@ -149,7 +164,9 @@ class Store:
 
         Raises `ServiceUnavailable`.
         """
-        for (collection, key), value in (await self._read(tuple(keys))).items():
+        found = await self._read(tuple(keys))
+        self._shared.clear()
+        for (collection, key), value in found.items():
             memory = self._memory[collection]
             if not memory.knows(key):
                 self._wake((collection, key))  # Its hold may have read anything.
@@ -194,6 +211,7 @@ class Store:
         return find
 
     def _keep(self, key: Key, value: Any) -> None:
+        self._shared.clear()
         self._memory[key[0]].put(key[1], value)
 
     async def _read(self, keys: Sequence[Key]) -> Mapping[Key, Any]:

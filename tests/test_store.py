@@ -1,13 +1,16 @@
 """What the change stream proves of a job, by the changes that it tells."""
 
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from genstatus_server import mongodb
 from genstatus_server.jobs import GenerationStatus
 from genstatus_server.metrics import Metrics
-from genstatus_server.queries import JOBS, JobId, parse_job
+from genstatus_server.queries import JOBS, SESSIONS, USERS, JobId, Key, parse_job
 from genstatus_server.store import Store
 
 JOB_ID: JobId = (1, "D1")
@@ -71,3 +74,45 @@ async def test_a_job_that_makes_no_sense_is_warned_of_once_and_not_for_its_read_
         store._memory[JOBS].put(JOB_ID, parse_job(JOB_ID, odd))  # as a read does
         store.forget(change({"size": "large"}, odd))
     assert [record["event"] for record in records] == ["job_malformed"]
+
+
+async def test_those_who_ask_the_same_share_what_is_seen_until_anything_changes() -> None:
+    store = await remembering_store()
+    numbers = count(1)
+
+    def shared(question: str) -> int:
+        return store.share(question, lambda: next(numbers))
+
+    assert [shared("a"), shared("b"), shared("a"), shared("b")] == [1, 2, 1, 2]
+    login_session = {"operationType": "delete", "ns": {"coll": SESSIONS}, "documentKey": {"_id": "some hash"}}
+    changes: list[Callable[[], object]] = [
+        lambda: store.forget(login_session),
+        lambda: store.forget(change(FINISHED, WAITING | FINISHED)),
+        store.forget_all,
+        lambda: store._keep((USERS, 11), None),
+    ]
+    for changed in changes:
+        before = shared("a")
+        changed()
+        assert shared("a") != before
+
+
+async def test_what_is_seen_again_of_all_that_is_held_is_shared_with_nobody_who_saw_it_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = await remembering_store()
+    assert store.share("a", lambda: 1) == 1
+
+    async def read(keys: Sequence[Key]) -> Mapping[Key, Any]:
+        return dict.fromkeys(keys)
+
+    monkeypatch.setattr(store, "_read", read)
+    await store.read_again([(SESSIONS, "some hash")])
+    assert store.share("a", lambda: 2) == 2
+
+
+async def test_what_is_not_fresh_is_shared_with_nobody() -> None:
+    store = await remembering_store()
+    assert store.share("a", lambda: 1) == 1
+    store._is_fresh = lambda: False
+    assert [store.share("a", lambda: 2), store.share("a", lambda: 3)] == [2, 3]

@@ -76,6 +76,11 @@ class Looker:
         """The same where nothing has to be read for it; None where it has, or where nothing may be seen."""
         if len(self._asked.file_types) > 1:
             return None  # The change stream tells of one job at a time.
+        look = self._store.share((self.keys, self._is_settled), self._look_at_once)
+        is_over = look is not None and asyncio.get_running_loop().time() >= look.expires
+        return self._look_at_once() if is_over else look
+
+    def _look_at_once(self) -> Look | None:
         try:
             look = self._store.see_at_once(self._see)
         except ServiceError:
