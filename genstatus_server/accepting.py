@@ -78,7 +78,7 @@ class _Stream(IOStream):
 class Acceptor:
     """Hands the connections that come in on `sockets` to `server`, from now on.
 
-    One on which nothing is asked for `idle_seconds` is closed, at most a tenth of that late.
+    One on which nothing is asked for `idle_seconds` is closed, at most a quarter of that late.
     """
 
     def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket], idle_seconds: float) -> None:
@@ -143,7 +143,7 @@ class Acceptor:
         since = self._loop.time() - self._idle_seconds
         for stream in [each for each in self._streams if each.is_idle(since)]:
             stream.close()
-        self._closing_idle = self._loop.call_later(self._idle_seconds / 10, self._close_idle)
+        self._closing_idle = self._loop.call_later(self._idle_seconds / 4, self._close_idle)
 
     def _wait_for_files(self, cause: str | None) -> None:
         self._pause()
