@@ -42,10 +42,11 @@ _MAX_BODY_SIZE: Final = 16 * 1024
 #: Seconds after which a connection is closed on which nothing is asked, or only half a request arrives.
 _IDLE_CONNECTION_SECONDS: Final = 120
 _BODY_SECONDS: Final = 10
-#: How many more objects than were freed have to be made for a look at the youngest, and how many such looks for an
-#: older generation's. Python's own are 700 (2000 from 3.13 on), 10 and 10.
-#: Neither a request nor its end leaves a cycle (see `accepting`), so there is next to nothing to find.
-_GARBAGE_THRESHOLDS: Final = (20_000, 10, 10)
+#: The garbage collector looks at what is new when so many objects more were made than freed; -1: what it finds in use
+#: counts as old from then on, and is not looked at once more; the old ones it looks at behind so many such looks.
+#: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle (see `accepting`),
+#: so there is next to nothing to find.
+_GARBAGE_THRESHOLDS: Final = (10_000, -1, 200)
 
 
 def make_application(services: Services) -> Application:
