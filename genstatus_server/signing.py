@@ -1,4 +1,4 @@
-"""Signs the URL of an S3 object at a third of the cost of `generate_presigned_url`.
+"""Signs the URL of an S3 object without most of what `generate_presigned_url` costs.
 
 That one works out the endpoint and builds a whole request each time. Here it is asked once for a bucket; from then on
 only botocore's own signer runs. Where the two do not give the same URL for the same object (another kind of bucket,
