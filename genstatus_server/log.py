@@ -25,19 +25,20 @@ _SECRETS: Final = re.compile(
 _DIGEST: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?i)(mongodb(?:\+srv)?://)[^@/\s]+@")
 
-#: Seconds that a record waits for others: to write each by itself takes longer than to make it.
-_TOGETHER_SECONDS: Final = 0.002
-
 _encode: Final = json.JSONEncoder(default=str).encode
 _logger: Any = structlog.get_logger("genstatus_server")
 
 
 def scrub(text: str) -> str:
     """`text` without what must not be known: signatures, tokens, and the password of a MongoDB URI."""
-    lowered = text.lower()
-    if not any(word in lowered for word in _SUSPICIOUS):
+    if not _is_suspicious(text):
         return text
     return _USER_INFO.sub(r"\1***@", _DIGEST.sub("***", _SECRETS.sub(r"\1***", text)))
+
+
+def _is_suspicious(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in _SUSPICIOUS)
 
 
 def cause(error: BaseException) -> str:
@@ -100,7 +101,7 @@ def _is_no_flood(record: logging.LogRecord) -> bool:
 
 
 class JsonLines:
-    """Writes records as lines of JSON, a few milliseconds' together: behind the answers that they tell of."""
+    """Writes records as lines of JSON; those of one turn of the loop together, behind the answers that they tell of."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -112,13 +113,16 @@ class JsonLines:
         self._records.append(record)
         if len(self._records) == 1:
             try:
-                asyncio.get_running_loop().call_later(_TOGETHER_SECONDS, self._write)
+                asyncio.get_running_loop().call_soon(self._write)
             except RuntimeError:
                 self._write()
 
     def _write(self) -> None:
         records, self._records = self._records, []
-        self._stream.write(scrub("".join([_encode(record) + "\n" for record in records])))
+        lines = [_encode(record) + "\n" for record in records]
+        together = "".join(lines)
+        # What one record has in it is no reason to look through all of them.
+        self._stream.write("".join(map(scrub, lines)) if _is_suspicious(together) else together)
         self._stream.flush()
 
 
