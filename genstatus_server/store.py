@@ -1,5 +1,6 @@
 """Reads documents, and remembers them while the change stream proves that they have not changed."""
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -107,11 +108,13 @@ class Store:
     def share(self, question: Hashable, see: Callable[[], T]) -> T:
         """What `see` gives, which depends on what is remembered alone: thousands may be woken to ask the same.
 
-        All who ask an equal `question` share it, until anything changes of what is remembered.
+        All who ask an equal `question` in this turn of the loop share it, unless what is remembered changes meanwhile.
         """
         if not self._is_fresh():
             return see()
         if question not in self._shared:
+            if not self._shared:
+                asyncio.get_running_loop().call_soon(self._shared.clear)
             self._shared[question] = see()
         shared: T = self._shared[question]
         return shared

@@ -1,5 +1,6 @@
 """What the change stream proves of a job, by the changes that it tells."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -74,6 +75,14 @@ async def test_a_job_that_makes_no_sense_is_warned_of_once_and_not_for_its_read_
         store._memory[JOBS].put(JOB_ID, parse_job(JOB_ID, odd))  # as a read does
         store.forget(change({"size": "large"}, odd))
     assert [record["event"] for record in records] == ["job_malformed"]
+
+
+async def test_what_is_shared_is_so_for_one_turn_of_the_loop_and_leaves_nothing() -> None:
+    store = await remembering_store()
+    assert [store.share("a", lambda: 1), store.share("b", lambda: 2), store.share("a", lambda: 3)] == [1, 2, 1]
+    await asyncio.sleep(0)
+    assert not store._shared
+    assert store.share("a", lambda: 4) == 4
 
 
 async def test_those_who_ask_the_same_share_what_is_seen_until_anything_changes() -> None:
