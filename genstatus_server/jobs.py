@@ -57,8 +57,8 @@ class Job:
     problems: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
-        """Of what tells most jobs apart: a URL is looked up by its job for each request."""
-        return hash((self.job_id, self.key))
+        """Of what tells jobs and their generations apart: a URL is looked up by its job for each request."""
+        return hash((self.job_id, self.key, self.updated_at))
 
     @property
     def is_settled(self) -> bool:
