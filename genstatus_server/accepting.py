@@ -4,11 +4,13 @@ Those on which nothing is asked are closed after a while.
 """
 
 import asyncio
+import math
 import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 from tornado.concurrent import Future
@@ -24,6 +26,8 @@ _AT_ONCE: Final = 16
 _RESERVE: Final = 64
 #: Seconds for which no connection is taken when there are no files left for it.
 _PAUSE_SECONDS: Final = 0.25
+#: Seconds until more are closed that are idle.
+_SHORT_PAUSE_SECONDS: Final = 0.01
 #: Seconds between two records of that.
 _LOG_SECONDS: Final = 60.0
 #: Milliseconds after which the system ends a connection whose client does not take what was sent to it: it is gone
@@ -51,6 +55,15 @@ class _Stream(IOStream):
         """As Tornado's, which asks for the head of a request with it, and for nothing else."""
         self._waits_since = self._now()
         return super().read_until_regex(regex, max_bytes)
+
+    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        """As Tornado's, which reads bodies with it and with `read_bytes`; they have a limit of their own."""
+        self._waits_since = math.inf
+        return super().read_until(delimiter, max_bytes)
+
+    def read_bytes(self, num_bytes: int, partial: bool = False) -> Awaitable[bytes]:  # noqa: FBT001, FBT002 - Tornado's
+        self._waits_since = math.inf
+        return super().read_bytes(num_bytes, partial)
 
     def write(self, data: bytes | memoryview) -> "Future[None]":
         """As Tornado's, but past its buffers where the system takes everything at once, as it does as a rule."""
@@ -140,10 +153,13 @@ class Acceptor:
         return True
 
     def _close_idle(self) -> None:
+        """Close those that are idle, a few at a time as they are taken."""
         since = self._loop.time() - self._idle_seconds
-        for stream in [each for each in self._streams if each.is_idle(since)]:
+        idle = list(islice((each for each in self._streams if each.is_idle(since)), _AT_ONCE))
+        pause = _SHORT_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_seconds / 4
+        self._closing_idle = self._loop.call_later(pause, self._close_idle)
+        for stream in idle:
             stream.close()
-        self._closing_idle = self._loop.call_later(self._idle_seconds / 4, self._close_idle)
 
     def _wait_for_files(self, cause: str | None) -> None:
         self._pause()

@@ -110,11 +110,11 @@ async def test_a_connection_on_which_nothing_is_asked_is_closed_in_time(sent: by
 
 
 async def test_a_connection_whose_request_is_held_is_not_idle() -> None:
-    async with connections(0.1) as connect:
+    async with connections(0.5) as connect:
         Held.count = 0
         held = await connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: Held.count)
-        for _ in range(3):
+        for _ in range(2):
             await end_of(await connect(b""))  # Each of them has been idle for longer than is allowed.
         with pytest.raises(BlockingIOError):
             held.recv(1)
@@ -133,6 +133,33 @@ async def test_a_connection_that_asks_now_and_then_is_not_idle() -> None:
             theirs.sendall(b"GET /now HTTP/1.1\r\n\r\n")
             await head
             assert not stream.is_idle(since=clock)  # It is being answered.
+
+
+async def test_a_connection_whose_body_is_read_is_not_idle() -> None:
+    """It was, for long; then it sends a head, and its body has a limit of its own."""
+    ours, theirs = socket.socketpair()
+    clock = 0.0
+    stream = _Stream(ours, set(), lambda: clock)
+    with closing(stream), closing(theirs):
+        head, clock = stream.read_until_regex(b"\r\n\r\n"), 100.0
+        assert stream.is_idle(since=clock)
+        theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        await head
+        reads: list[Callable[[], Awaitable[bytes]]] = [
+            lambda: stream.read_bytes(5),
+            lambda: stream.read_until(b"\r\n"),
+        ]
+        for read in reads:
+            body = read()
+            assert not stream.is_idle(since=clock)
+            theirs.sendall(b"abc\r\n")
+            await body
+
+
+async def test_many_idle_connections_are_closed_a_few_at_a_time() -> None:
+    async with connections(0.3) as connect:
+        clients = [await connect(b"") for _ in range(40)]
+        await asyncio.gather(*map(end_of, clients))
 
 
 async def test_one_that_sends_its_request_too_slowly_is_closed() -> None:

@@ -11,14 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.app import make_application, open_services
+from genstatus_server.app import open_services
 from genstatus_server.watcher import Watching
-from tests.support.server import DEADLINE, ROUTE, Server, body, settings_for, start, stop, until
+from tests.support.server import DEADLINE, ROUTE, Server, body, serve, settings_for, start, until
 from tests.support.services import S3
 from tests.support.world import USERS, World
 
@@ -50,10 +48,7 @@ def lost(s3: S3, http_client: SimpleAsyncHTTPClient, io_loop: IOLoop) -> Iterato
     async def begin() -> Server:
         settings = settings_for("mongodb://127.0.0.1:1/?replicaSet=rs0", "genstatus", s3)
         services = await open_services(stack, settings, s3_keys=(s3.access_key, s3.secret_key))
-        server, sockets = HTTPServer(make_application(services)), bind_sockets(0, "127.0.0.1")
-        server.add_sockets(sockets)
-        stack.push_async_callback(stop, server, services)
-        return Server(services, f"http://127.0.0.1:{sockets[0].getsockname()[1]}", http_client)
+        return serve(stack, services, http_client)
 
     yield io_loop.run_sync(begin)
     io_loop.run_sync(stack.aclose)

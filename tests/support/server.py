@@ -15,6 +15,7 @@ from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server import mongodb
+from genstatus_server.accepting import Acceptor
 from genstatus_server.app import make_application, open_services
 from genstatus_server.services import Services
 from genstatus_server.settings import Settings, load_settings
@@ -95,19 +96,25 @@ def body(response: HTTPResponse) -> dict[str, Any]:
 async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: SimpleAsyncHTTPClient) -> Server:
     """A server on a free port that follows changes; `stack` stops it."""
     services = await open_services(stack, settings, s3_keys=(s3.access_key, s3.secret_key))
-    server = HTTPServer(make_application(services))
-    sockets = bind_sockets(0, "127.0.0.1")
-    server.add_sockets(sockets)
-    stack.push_async_callback(stop, server, services)
+    server = serve(stack, services, client)
     await until(lambda: services.watcher.watching is not Watching.DOWN, what="watching")
     # Its first connection for reads stands by now: to make one may take a busy machine longer than a short hold may.
     await mongodb.ping(services.database)
-    return Server(services, f"http://127.0.0.1:{sockets[0].getsockname()[1]}", client)
+    return server
 
 
-async def stop(server: HTTPServer, services: Services) -> None:
+def serve(stack: AsyncExitStack, services: Services, client: SimpleAsyncHTTPClient) -> Server:
+    """A server on a free port; `stack` stops it."""
+    server, sockets = HTTPServer(make_application(services)), bind_sockets(0, "127.0.0.1")
+    acceptor = Acceptor(server, sockets, idle_seconds=120)
+    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    stack.push_async_callback(stop, acceptor, server, services)
+    return Server(services, url, client)
+
+
+async def stop(acceptor: Acceptor, server: HTTPServer, services: Services) -> None:
     """Stop it, and see that nothing of a request is left."""
-    server.stop()
+    acceptor.close()
     await server.close_all_connections()
     await until(lambda: not len(services.waiters), what="no hold is left")
     assert not services.waiters.keys()
