@@ -30,22 +30,22 @@ class Held:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def send(cls, server: Server, path: str, *lines: str, version: str = "1.1") -> "Held":
+    async def send(cls, server: Server, path: str, *lines: str, version: str = "1.1", method: str = "GET") -> "Held":
         address = urlsplit(server.base_url)
         held = cls(*await asyncio.open_connection(address.hostname, address.port))
-        held.ask(path, *lines, version=version)
+        held.ask(path, *lines, version=version, method=method)
         return held
 
-    def ask(self, path: str, *lines: str, version: str = "1.1") -> None:
-        request = f"GET {path} HTTP/{version}", "Host: x", "X-Session-ID: owner", "X-Request-ID: mine", *lines
+    def ask(self, path: str, *lines: str, version: str = "1.1", method: str = "GET") -> None:
+        request = f"{method} {path} HTTP/{version}", "Host: x", "X-Session-ID: owner", "X-Request-ID: mine", *lines
         self._writer.write("\r\n".join((*request, "", "")).encode())
 
-    async def answer(self) -> tuple[bytes, bytes]:
+    async def answer(self, *, has_body: bool = True) -> tuple[bytes, bytes]:
         """Head and body, without what changes from second to second."""
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"Content-Length: (\d+)", head)
         assert length
-        body = await self._reader.readexactly(int(length[1]))
+        body = await self._reader.readexactly(int(length[1])) if has_body else b""
         return re.sub(rb"\r\nDate: [^\r]*", b"\r\nDate: then", head), body
 
     async def date(self) -> str:
@@ -124,6 +124,37 @@ async def test_those_who_ask_again_and_again_get_what_tornado_would_write(
     assert len(shared) == 3
     assert answers == [answers[0]] * 5
     asking.close()
+
+
+#: What makes an answer another one, or looks as if it did.
+LINES = [
+    (), ("Connection: close",), ("Connection: Keep-Alive",), ("Connection: keep-alive, close",), ("Prefer: wait=1",),
+    ("Prefer: respond-async",), ("Origin: https://page.example",), ("Origin: https://other.example",),
+    ("If-None-Match: *",), ("Content-Length: 0",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("server_options", [{"wait_max": "1", "cors_origins": "https://page.example"}])
+@pytest.mark.parametrize("path", [ASK, ASK_TWO, f"{ASK}&wait=false", f"{STATUS}&timeout=0.05"])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_whatever_is_asked_for_the_answer_is_that_of_tornado(
+    server: Server, world: World, shared: list[AnsweringHandler], method: str, version: str, path: str
+) -> None:
+    await world.put_job()
+
+    async def answer_to(*lines: str) -> tuple[bytes, bytes]:
+        asking = await Held.send(server, path, *lines, method=method, version=version)
+        try:
+            return await asking.answer(has_body=method == "GET")
+        finally:
+            asking.close()
+
+    ours = [answer_to(*lines) for lines in LINES]
+    theirs = [answer_to(*lines, BY_TORNADO) for lines in LINES]
+    answers = await asyncio.gather(*ours, *theirs)
+    assert answers[: len(LINES)] == answers[len(LINES) :]
+    assert bool(shared) == (method == "GET" and version == "1.1")
 
 
 async def test_what_is_kept_is_told_to_nobody_once_it_is_no_longer_so(
