@@ -26,10 +26,10 @@ _AT_ONCE: Final = 16
 _RESERVE: Final = 64
 #: Seconds for which no connection is taken when there are no files left for it.
 _PAUSE_SECONDS: Final = 0.25
-#: Seconds until more are closed that are idle.
-_SHORT_PAUSE_SECONDS: Final = 0.01
 #: Seconds between two records of that.
 _LOG_SECONDS: Final = 60.0
+#: Seconds until more connections are closed that are idle, where there were too many for one turn of the loop.
+_CLOSING_PAUSE_SECONDS: Final = 0.01
 #: Milliseconds after which the system ends a connection whose client does not take what was sent to it: it is gone
 #: without a word, or does not read. Neither is told otherwise, and an answer that is never out has no deadline.
 _UNREAD_MS: Final = 30_000
@@ -156,7 +156,7 @@ class Acceptor:
         """Close those that are idle, a few at a time as they are taken."""
         since = self._loop.time() - self._idle_seconds
         idle = list(islice((each for each in self._streams if each.is_idle(since)), _AT_ONCE))
-        pause = _SHORT_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_seconds / 4
+        pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_seconds / 4
         self._closing_idle = self._loop.call_later(pause, self._close_idle)
         for stream in idle:
             stream.close()

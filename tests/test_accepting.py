@@ -13,7 +13,7 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from genstatus_server.accepting import Acceptor, _Stream
+from genstatus_server.accepting import _AT_ONCE, Acceptor, _Stream
 from tests.support.server import DEADLINE, until
 
 
@@ -156,10 +156,21 @@ async def test_a_connection_whose_body_is_read_is_not_idle() -> None:
             await body
 
 
-async def test_many_idle_connections_are_closed_a_few_at_a_time() -> None:
+async def test_many_idle_connections_are_closed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    close_idle = Acceptor._close_idle
+
+    def close_idle_and_note(self: Acceptor) -> None:
+        before = len(self._streams)
+        close_idle(self)
+        closed.append(before - len(self._streams))
+
+    monkeypatch.setattr(Acceptor, "_close_idle", close_idle_and_note)
     async with connections(0.3) as connect:
         clients = [await connect(b"") for _ in range(40)]
         await asyncio.gather(*map(end_of, clients))
+    assert sum(closed) == len(clients)
+    assert max(closed) <= _AT_ONCE
 
 
 async def test_one_that_sends_its_request_too_slowly_is_closed() -> None:
