@@ -66,7 +66,7 @@ def _record(level: str, action: str, fields: Mapping[str, Any]) -> None:
     if _lines is None:
         getattr(_logger, level)(action, **fields)
     else:  # What structlog would make of it, in half of its time.
-        moment = datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
+        moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         _lines.put({"timestamp": moment, "level": level, "action": action, **fields})
 
 
