@@ -6,6 +6,7 @@ a fixture asks for `io_loop` and calls `io_loop.run_sync`.
 
 import inspect
 import os
+import signal
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import AsyncExitStack, closing
@@ -80,6 +81,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def forget_the_shell() -> None:
     """What the developer's shell is set to must not change how a test ends."""
+    # A shell has what it runs in the background ignore Ctrl-C, and each process that a test starts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(("AWS_", "GENSTATUS_"))]:
         del os.environ[name]
     os.environ |= {
