@@ -129,13 +129,13 @@ async def record_several(recorder: Recorder) -> None:
     await recorder.ask("several", "One request for several files, in the order asked.", query, path=SEVERAL)
     known = {"If-None-Match": recorder.answers["several"]["response"]["headers"]["Etag"]}
     unchanged = "Held until its deadline, for nothing differs from the answer with this ETag."
-    await recorder.ask("several-unchanged", unchanged, f"{query}&wait=any&timeout=0.2", path=SEVERAL, more=known)
+    await recorder.ask("several-unchanged", unchanged, f"{query}&wait=any&timeout=2", path=SEVERAL, more=known)
 
 
 async def record_holds(recorder: Recorder) -> None:
     """Each way in which a hold ends; draining is the last, for the server is of no use after it."""
     world, held = recorder.world, "submission_id=1&file_type=F&wait=true"
-    await recorder.ask("deadline", "Ask again; this is no failure.", f"{held}&timeout=0.2")
+    await recorder.ask("deadline", "Ask again; this is no failure.", f"{held}&timeout=2")
     preferred = "The same, asked for by a header."
     await recorder.ask("deadline-preferred", preferred, "submission_id=1&file_type=F", more={"Prefer": "wait=1"})
 

@@ -17,7 +17,7 @@ from genstatus_server.client.rules import Chances
 from tests.support import node
 from tests.support.bad_network import BadNetwork, Fault, bad_network
 from tests.support.fronts import Awaited, Blocking, Front
-from tests.support.server import Server, until
+from tests.support.server import Server, remember, until
 from tests.support.world import World
 
 GRACE = 1.5
@@ -146,6 +146,7 @@ async def test_a_request_that_is_lost_is_given_up_after_the_hold_and_the_grace(
 ) -> None:
     await world.put_job()
     await world.finish()
+    await remember(server, world)
     network.worsen([Fault(lost=True)])
     begun = asyncio.get_running_loop().time()
     assert await patient.wait(network.url, 0.5) == "finished"
@@ -158,6 +159,7 @@ async def test_holds_that_are_shorter_than_the_idle_limit_never_fail(
 ) -> None:
     # 25 s and 30 s in the large: no hold is cut, but the connection that is kept for the next question may be.
     await world.put_job()
+    await remember(server, world)
     network.idle = 3.0
     waiting = asyncio.ensure_future(patient.wait(network.url, 0.5))
     await until(lambda: network.requests >= 3, seconds=30, what="holds follow each other")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tornado.httpclient import HTTPResponse
 
-from tests.support.server import ROUTE, Server
+from tests.support.server import ROUTE, Server, remember
 from tests.support.world import World
 
 FRIEND = "https://broker.example.gov"
@@ -21,7 +21,7 @@ OWNER = {"X-Session-ID": "owner"}
 ANSWERS: list[tuple[str, str, dict[str, str], int]] = [
     ("GET", QUERY, OWNER, 200),
     ("HEAD", QUERY, OWNER, 200),
-    ("GET", f"{QUERY}&wait=true&timeout=0.1", OWNER, 200),
+    ("GET", f"{QUERY}&wait=true&timeout=2", OWNER, 200),
     ("GET", ROUTE, OWNER, 400),
     ("GET", f"{QUERY}&wait=x", OWNER, 400),
     ("GET", f"{ROUTE}?submission_id=99&file_type=D1", OWNER, 400),
@@ -140,6 +140,7 @@ async def test_only_a_waiting_answer_says_when_to_ask_again(server: Server, worl
     for response in await answers(server):
         assert "Retry-After" not in response.headers
     await world.put_job(file_type="E")
+    await remember(server, world, "E")
     for wait in ("false", "true"):
         response = await server.check(file_type="E", wait=wait, timeout=0.1)
         assert int(response.headers["Retry-After"]) > 0

@@ -16,7 +16,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.app import open_services
 from genstatus_server.watcher import Watching
-from tests.support.server import DEADLINE, ROUTE, Server, body, serve, settings_for, start, until
+from tests.support.server import DEADLINE, ROUTE, Server, body, remember, serve, settings_for, start, until
 from tests.support.services import S3
 from tests.support.world import USERS, World
 
@@ -120,6 +120,7 @@ METRICS = {
 
 async def test_every_metric_is_there_with_its_type_and_labels(server: Server, world: World) -> None:
     await world.put_job()
+    await remember(server, world)
     await server.check(wait="true", timeout="0.01")
     response = await server.fetch("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -173,7 +174,7 @@ async def test_holds_are_counted_while_they_last_and_when_they_end(server: Serve
     assert 0 < await metric(server, "genstatus_wake_seconds_sum") < 3 * DEADLINE
 
     await world.put_job(101, "E")
-    assert (await server.check(wait="true", timeout="0.05", file_type="E")).headers["X-Wait-Result"] == "deadline"
+    assert (await server.check(wait="true", timeout="2", file_type="E")).headers["X-Wait-Result"] == "deadline"
     assert await ended("deadline") == 1
     answer = asyncio.ensure_future(server.check("reader", wait="true", file_type="E"))
     await server.held()

@@ -42,9 +42,10 @@ async def test_the_age_of_the_oldest_hold_and_of_the_job_that_nothing_happens_to
 
 async def test_a_job_that_does_not_say_when_it_was_updated_has_no_age(server: Server, world: World) -> None:
     await world.put_job()
-    waiting = asyncio.create_task(server.check(wait="true", timeout=0.5))
+    waiting = asyncio.create_task(server.check(wait="true"))
     await server.held()
     assert value(server, "genstatus_oldest_waited_job_seconds") == 0
+    await world.finish()
     await waiting
 
 

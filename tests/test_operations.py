@@ -9,7 +9,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from tests.support.server import Server, until
+from tests.support.server import Server, remember, until
 from tests.support.world import USERS, World
 from tests.test_metrics import names
 
@@ -72,6 +72,7 @@ async def test_the_record_of_a_request_says_who_asked_what_and_what_became_of_it
     assert (polled["submission_id"], polled["file_type"], polled["status"]) == (1, "D1", 200)
     assert polled["generation_status"] == "waiting"
     assert "wait_result" not in polled
+    await remember(server, world)
     held = await record_of(server, wait="true", timeout=0.2)
     assert (held["wait_result"], held["generation_status"]) == ("deadline", "waiting")
     assert 0 < held["held_ms"] <= held["duration_ms"]

@@ -10,7 +10,7 @@ from bson.datetime_ms import DatetimeMS
 from structlog.testing import capture_logs
 from tornado.httpclient import HTTPResponse
 
-from tests.support.server import ROUTE, Server, body
+from tests.support.server import ROUTE, Server, body, remember
 from tests.support.world import SUBMISSION, Document, World, in_future, token_hash
 
 KEYS = ["job_id", "status", "file_type", "url", "size", "message", "generated_at"]
@@ -247,7 +247,8 @@ async def test_a_timeout_that_is_no_time(server: Server) -> None:
     await is_refused(server, "timeout", "\u0663", "1,5", "0x1", "1.2.3", ".")
 
 
-async def test_a_timeout_that_is_one(server: Server) -> None:
+async def test_a_timeout_that_is_one(server: Server, world: World) -> None:
+    await remember(server, world)
     for timeout in ("1", "0.5", "25", "025", "9" * 400):
         assert (await server.check(timeout=timeout, wait="true")).code == HTTPStatus.OK, timeout
 

@@ -12,7 +12,7 @@ import pytest
 
 from genstatus_server.handlers.answering import AnsweringHandler
 from genstatus_server.handlers.look import Asked
-from tests.support.server import DEADLINE, ROUTE, Server, seen_by, until
+from tests.support.server import DEADLINE, ROUTE, Server, remember, seen_by, until
 from tests.support.world import World
 
 #: A header that has Tornado write the answer.
@@ -142,6 +142,8 @@ async def test_whatever_is_asked_for_the_answer_is_that_of_tornado(
     server: Server, world: World, shared: list[AnsweringHandler], method: str, version: str, path: str
 ) -> None:
     await world.put_job()
+    await remember(server, world, "D1", "E")
+    shared.clear()
 
     async def answer_to(*lines: str) -> tuple[bytes, bytes]:
         asking = await Held.send(server, path, *lines, method=method, version=version)

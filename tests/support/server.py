@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -85,6 +86,16 @@ async def seen_by(server: Server, world: World) -> None:
     await world.finish(witness)
     await answer
     await world.jobs.delete_one({"_id": witness})
+
+
+async def remember(server: Server, world: World, *file_types: str) -> None:
+    """Have the server remember what a request of the owner takes, for D1 or for these files.
+
+    A hold that is shorter than its reads is answered 503, as it must be; a machine that is held back makes reads slow.
+    """
+    await seen_by(server, world)
+    for file_type in file_types or ("D1",):
+        assert (await server.check(file_type=file_type)).code == HTTPStatus.OK
 
 
 def body(response: HTTPResponse) -> dict[str, Any]:
