@@ -1,7 +1,7 @@
 """All that this project asks of the MongoDB driver. No other module of the server imports Motor.
 
 Moving to PyMongo's own async API means changing this module: the clients, how a change stream is entered and how a
-cursor is drained. The two drivers agree on everything else that `store` and `watcher` use.
+cursor is drained. The two drivers agree on everything else that `reader` and `watcher` use.
 """
 
 import asyncio

@@ -1,33 +1,15 @@
 """Reads documents, and remembers them while the change stream proves that they have not changed."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from bson.errors import BSONError
-from pymongo.errors import PyMongoError
-
 from genstatus_server import mongodb
-from genstatus_server.errors import ServiceUnavailable
 from genstatus_server.grouped import GroupedReads
 from genstatus_server.jobs import NO_JOB, Job, job_after, whole_number
 from genstatus_server.metrics import Metrics
-from genstatus_server.queries import (
-    FIELDS,
-    JOBS,
-    SESSIONS,
-    SUBMISSIONS,
-    USERS,
-    Document,
-    Find,
-    JobId,
-    Key,
-    by_id,
-    job_id_of,
-    parse,
-    parse_job,
-    query_for,
-)
+from genstatus_server.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Find, JobId, Key, job_id_of, parse_job
+from genstatus_server.reader import Reader
 from genstatus_server.remembered import UNKNOWN, Remembered
 
 T = TypeVar("T")
@@ -60,10 +42,8 @@ class Store:
         is_fresh: Callable[[], bool],
         wake: Callable[[Key], None],
     ) -> None:
-        self._database = database
-        self._metrics = metrics
-
-        self._reads: Final[GroupedReads[Key, Any]] = GroupedReads(self._read, self._keep)
+        self._reader = Reader(database, metrics)
+        self._reads: Final[GroupedReads[Key, Any]] = GroupedReads(self._reader.read, self._keep)
 
         def remembered(collection: str, **options: Any) -> Remembered[Any, Any]:
             return Remembered(size=size, on_difference=lambda key: wake((collection, key)), **options)
@@ -167,7 +147,7 @@ class Store:
 
         Raises `ServiceUnavailable`.
         """
-        found = await self._read(tuple(keys))
+        found = await self._reader.read(tuple(keys))
         self._shared.clear()
         for (collection, key), value in found.items():
             memory = self._memory[collection]
@@ -216,36 +196,6 @@ class Store:
     def _keep(self, key: Key, value: Any) -> None:
         self._shared.clear()
         self._memory[key[0]].put(key[1], value)
-
-    async def _read(self, keys: Sequence[Key]) -> Mapping[Key, Any]:
-        """What the documents of `keys` say, in one query. Raises `ServiceUnavailable`."""
-        wanted: dict[str, list[Any]] = {}
-        for collection, key in keys:
-            wanted.setdefault(collection, []).append(key)
-        if not wanted:
-            return {}
-        for collection in wanted:
-            self._metrics.mongodb_reads.labels(collection).inc()
-        queries = {collection: (query_for(collection, ids), FIELDS[collection]) for collection, ids in wanted.items()}
-        try:
-            documents = await mongodb.find(self._database, queries)
-        except (PyMongoError, BSONError) as cause:
-            raise ServiceUnavailable from cause
-        found = {collection: by_id(collection, documents[collection]) for collection in wanted}
-        return await self._parse(keys, found)
-
-    async def _parse(self, keys: Sequence[Key], found: Mapping[str, Mapping[Any, Document]]) -> Mapping[Key, Any]:
-        parsed: dict[Key, Any] = {}
-        for collection, key in keys:
-            document = found[collection].get(key)
-            if document is None and None in found[collection]:
-                # A job that does not say whose it is: each key by itself finds out.
-                if len(keys) > 1:
-                    parsed |= await self._read([(collection, key)])
-                    continue
-                document = found[collection][None]
-            parsed[collection, key] = parse(collection, key, document)
-        return parsed
 
 
 def _is_of_this_change(job: Job, known: Job, change: Mapping[str, Any]) -> bool:

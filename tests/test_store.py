@@ -115,7 +115,7 @@ async def test_what_is_seen_again_of_all_that_is_held_is_shared_with_nobody_who_
     async def read(keys: Sequence[Key]) -> Mapping[Key, Any]:
         return dict.fromkeys(keys)
 
-    monkeypatch.setattr(store, "_read", read)
+    monkeypatch.setattr(store._reader, "read", read)
     await store.read_again([(SESSIONS, "some hash")])
     assert store.share("a", lambda: 2) == 2
 
