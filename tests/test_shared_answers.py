@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from genstatus_server.handlers.answering import AnsweringHandler
-from genstatus_server.handlers.look import Asked
+from genstatus_server.handlers.asked import Asked
 from tests.support.server import DEADLINE, ROUTE, Server, remember, seen_by, until
 from tests.support.world import World
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from genstatus_server import retry
 from genstatus_server.errors import ServiceUnavailable
+from genstatus_server.handlers.asked import Asked
 from genstatus_server.handlers.base import BaseHandler, date_now
-from genstatus_server.handlers.look import Asked
 from genstatus_server.jobs import GenerationStatus, Job
 from genstatus_server.long_poll import WaitResult
 from genstatus_server.shared_answers import Parts

@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from genstatus_server.handlers.held import HeldHandler, Query
-from genstatus_server.handlers.look import Asked, IsSettled
+from genstatus_server.handlers.asked import Asked, Query
+from genstatus_server.handlers.held import HeldHandler
+from genstatus_server.handlers.look import IsSettled
 from genstatus_server.jobs import Job
 from genstatus_server.schemas import (
     StatusesRequest,

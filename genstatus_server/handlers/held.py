@@ -1,32 +1,23 @@
 """A request that may be held: what the routes of one file and of several have in common."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, Final
-
-from tornado.escape import parse_qs_bytes
 
 from genstatus_server.access import Login, hash_of, log_in
 from genstatus_server.errors import InvalidRequest
 from genstatus_server.handlers.answering import AnsweringHandler
+from genstatus_server.handlers.asked import Asked, Query, understood
 from genstatus_server.handlers.base import CLIENT_GONE
-from genstatus_server.handlers.look import LOOK_SECONDS, Asked, IsSettled, Looker, see_jobs
+from genstatus_server.handlers.look import LOOK_SECONDS, IsSettled, Looker, see_jobs
 from genstatus_server.jobs import Job
 from genstatus_server.long_poll import LAST_LOOK_SECONDS, Hold, WaitResult, deadline_of
 from genstatus_server.queries import SESSIONS, Find
-from genstatus_server.schemas import asks_to_wait
 from genstatus_server.waiters import Waiter
-
-Query = Mapping[str, Sequence[bytes]]
-Understand = Callable[[Query, Sequence[str]], Asked]
 
 #: Seconds that a signature may take at the end of a hold, behind the last look.
 _LAST_SIGNATURE_SECONDS: Final = 0.06
-
-#: Queries that are remembered, and the characters that are few enough for it.
-_REMEMBERED: Final = 4096
-_USUAL_LENGTH: Final = 96
 
 
 class HeldHandler(AnsweringHandler):
@@ -58,7 +49,7 @@ class HeldHandler(AnsweringHandler):
             self.set_header("X-Wait-Result", WaitResult.ERROR)
 
     async def get(self) -> None:
-        asked = self._understand()
+        asked, self._is_wait = understood(self.understand, self.request)
         token_hash = hash_of(self.request.headers.get("X-Session-ID", ""))
 
         def see(find: Find) -> tuple[Login, Asked, Sequence[Job] | None]:
@@ -74,17 +65,6 @@ class HeldHandler(AnsweringHandler):
             await self._wait(login, valid)
         else:
             self.answer(valid, jobs, await self.urls_of(jobs))
-
-    def _understand(self) -> Asked | InvalidRequest:
-        """What is asked, or what is wrong with it."""
-        query, prefer = self.request.query_arguments, self.request.headers.get_list("Prefer")
-        is_usual = not prefer and len(self.request.query) <= _USUAL_LENGTH
-        asked = _usual(self.understand, self.request.query) if is_usual else None
-        self._is_wait = asked.wait if asked else asks_to_wait(query, prefer)
-        try:
-            return asked or self.understand(query, prefer)
-        except InvalidRequest as error:
-            return error
 
     def _first_look_ends(self, asked: Asked | InvalidRequest) -> float:
         """The loop's time by which there is something to answer. The answer to a short hold may not come later."""
@@ -198,13 +178,3 @@ class HeldHandler(AnsweringHandler):
                 return result, urls
             result = await hold.go_on()
         return result, ()
-
-
-# Clients ask the same again and again.
-@lru_cache(_REMEMBERED)
-def _usual(understand: Understand, query: str) -> Asked | None:
-    """What is asked with `query`; None where that is wrong, and for `understand` to say why."""
-    try:
-        return understand(parse_qs_bytes(query, keep_blank_values=True), ())
-    except InvalidRequest:
-        return None

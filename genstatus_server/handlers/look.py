@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from genstatus_server.access import Login, check_access, log_in
 from genstatus_server.documents import User
 from genstatus_server.errors import LoginRequired, ServiceError
+from genstatus_server.handlers.asked import Asked
 from genstatus_server.jobs import Job
 from genstatus_server.long_poll import Look
 from genstatus_server.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Find, Key
@@ -17,25 +18,6 @@ LOOK_SECONDS: Final = 2.5
 
 #: Whether the jobs, as they are now, end the request's wait.
 IsSettled = Callable[[Sequence[Job]], bool]
-
-
-class Asked(Protocol):
-    """What a request for one file and one for several have in common."""
-
-    @property
-    def submission_id(self) -> int: ...
-    @property
-    def file_type(self) -> str: ...
-    @property
-    def file_types(self) -> tuple[str, ...]: ...
-    @property
-    def any_file(self) -> bool: ...
-    @property
-    def wait(self) -> bool: ...
-    @property
-    def timeout(self) -> float | None: ...
-    @property
-    def preferred_wait(self) -> bool: ...
 
 
 def see_jobs(find: Find, user: User, asked: Asked) -> tuple[Job, ...]:
