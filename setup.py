@@ -108,7 +108,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["genstatus_server", "genstatus_server.*"]),
-    package_data={"genstatus_server": ["py.typed", "static/*"]},
+    package_data={"genstatus_server": ["py.typed"], "genstatus_server.web": ["static/*"]},
     zip_safe=False,
     install_requires=RUNTIME,
     extras_require={"client": CLIENT, "embedded": EMBEDDED, "test": TEST, "e2e": E2E, "types": TYPES, "worker": WORKER},

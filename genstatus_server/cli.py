@@ -11,25 +11,26 @@ from typing import Any, Final, TypeVar
 import click
 from tornado.netutil import bind_sockets
 
-from genstatus_server import __version__, log
-from genstatus_server.database import initialize
-from genstatus_server.demo.run import run_demo
-from genstatus_server.errors import StartupError
-from genstatus_server.processes import inherited_sockets
-from genstatus_server.running import run_server
+from genstatus_server import __version__
+from genstatus_server.model.errors import StartupError
+from genstatus_server.mongo.schema import initialize
+from genstatus_server.server.demo import run_demo
+from genstatus_server.server.run import run_server
+from genstatus_server.server.supervisor import inherited_sockets
 from genstatus_server.settings import OPTIONS, BadSettings, Settings, load_settings
-from genstatus_server.wait.command import wait
+from genstatus_server.telemetry import log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _BACKLOG: Final = 4096
-#: The commands of `admin`, and the modules that they are in.
-_ADMIN: Final = {
-    "init-roles": "roles",
-    "job": "jobs",
-    "session": "sessions",
-    "submission": "submissions",
-    "user": "users",
+#: Commands that are imported only when they are used, because the server needs neither them nor their libraries.
+_LAZY_COMMANDS: Final = {
+    "init-roles": "admin.roles",
+    "job": "admin.jobs",
+    "session": "admin.sessions",
+    "submission": "admin.submissions",
+    "user": "admin.users",
+    "wait": "client.command",
 }
 
 
@@ -61,15 +62,15 @@ def settings_of(config: str | None, flags: dict[str, str | None]) -> Settings:
 
 
 class _Commands(click.Group):
-    """Loads the commands of `admin` only when one of them is asked for."""
+    """Imports the commands of `_LAZY_COMMANDS` only when one of them is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *_ADMIN])
+        return sorted([*super().list_commands(ctx), *_LAZY_COMMANDS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _ADMIN:
+        if cmd_name not in _LAZY_COMMANDS:
             return super().get_command(ctx, cmd_name)
-        module = import_module(f"genstatus_server.admin.{_ADMIN[cmd_name]}")
+        module = import_module(f"genstatus_server.{_LAZY_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
 
@@ -96,9 +97,6 @@ def demo(config: str | None, **flags: str | None) -> None:
     settings = settings_of(config, flags)
     _set_up_log(settings)
     run(run_demo(settings, listen(settings)))
-
-
-commands.add_command(wait)
 
 
 @commands.command("init-db")

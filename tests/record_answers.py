@@ -19,8 +19,8 @@ from unittest.mock import patch
 from tornado.httpclient import HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server import retry
 from genstatus_server.settings import load_settings
+from genstatus_server.web import retry
 from tests.support import services
 from tests.support.server import ROUTE, Server, settings_for, start
 from tests.support.services import S3

@@ -13,10 +13,10 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from genstatus_server import log
-from genstatus_server.database import open_client
-from genstatus_server.jobs import whole_number
+from genstatus_server.model.jobs import whole_number
+from genstatus_server.mongo.schema import open_client
 from genstatus_server.settings import BadSettings, load_settings
+from genstatus_server.telemetry import log
 
 Document = dict[str, Any]
 Command = Callable[..., Any]

@@ -8,7 +8,7 @@ from pymongo.database import Database
 
 from genstatus_server.admin.database import Document, with_database
 from genstatus_server.admin.output import age, duration, show_all, show_one, with_json
-from genstatus_server.jobs import FILE_TYPES, Job, job_from_document
+from genstatus_server.model.jobs import FILE_TYPES, Job, job_from_document
 
 
 @click.group()

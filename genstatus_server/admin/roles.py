@@ -8,7 +8,7 @@ from pymongo.database import Database
 
 from genstatus_server.admin.database import Document, with_database
 from genstatus_server.jobs_writer.changes import COUNTERS
-from genstatus_server.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
+from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
 
 _EVERY: Final = ""
 _READ_AND_WRITE: Final = ("find", "insert", "update")

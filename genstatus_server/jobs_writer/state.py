@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from genstatus_server.jobs import DEFAULT_FAILURE
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, File, Lease
 from genstatus_server.jobs_writer.errors import GenerationFailed, GenerationInvalid, LeaseLost, NothingUploaded
 from genstatus_server.jobs_writer.terms import Terms, is_integer
+from genstatus_server.model.jobs import DEFAULT_FAILURE
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Final
 
-from genstatus_server.jobs import DATED_FILE_TYPES, FILE_TYPES
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
+from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 
 _MAX_ID: Final = 2**63 - 1
 

@@ -14,8 +14,8 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 from tornado.routing import PathMatches
 
-from genstatus_server.app import make_application
-from genstatus_server.openapi import openapi_document
+from genstatus_server.server.app import make_application
+from genstatus_server.web.openapi import openapi_document
 from tests.support.server import Server
 from tests.support.world import World
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Download, expect
 
-from genstatus_server.waiters import Waiter
+from genstatus_server.hold.registry import Waiter
 from tests.e2e.browser import Observed
 from tests.e2e.conftest import OpenPage
 from tests.support.server import Server, until

@@ -13,12 +13,12 @@ import structlog
 from bson.errors import InvalidBSON
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from genstatus_server import watcher
-from genstatus_server.credentials import URGENT_PAUSE, LentCredentials
-from genstatus_server.errors import ServiceUnavailable
-from genstatus_server.metrics import Metrics
-from genstatus_server.waiters import JobWaiters
-from genstatus_server.watcher import JobWatcher
+from genstatus_server.hold.registry import JobWaiters
+from genstatus_server.model.errors import ServiceUnavailable
+from genstatus_server.mongo import change_stream as watcher
+from genstatus_server.mongo.change_stream import JobWatcher
+from genstatus_server.s3.credentials import URGENT_PAUSE, LentCredentials
+from genstatus_server.telemetry.metrics import Metrics
 from tests.faults.conftest import Serve
 from tests.faults.scale import Figures, scaled
 from tests.support.holds import counted, holding, question
@@ -105,7 +105,7 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(_: object) -> None:
         return None
 
-    monkeypatch.setattr("genstatus_server.mongodb.cluster_time", nothing)
+    monkeypatch.setattr("genstatus_server.mongo.client.cluster_time", nothing)
 
 
 FAILURES = [
@@ -130,7 +130,7 @@ async def test_an_hour_in_which_the_stream_cannot_be_opened(
     *,
     is_away: bool,
 ) -> None:
-    monkeypatch.setattr("genstatus_server.mongodb.open_change_stream", failing(error))
+    monkeypatch.setattr("genstatus_server.mongo.client.open_change_stream", failing(error))
     with pytest.raises(Over):
         await follower(is_away=is_away).follow()
     attempts = sum(record["event"] == "change_stream_down" for record in records)
@@ -151,7 +151,7 @@ async def test_an_hour_of_a_stream_that_opens_and_breaks(
         raise AutoReconnect("closed")
 
     stream = SimpleNamespace(alive=True, resume_token=None, next_changes=break_off)
-    monkeypatch.setattr("genstatus_server.mongodb.open_change_stream", lambda *_: opened(stream))
+    monkeypatch.setattr("genstatus_server.mongo.client.open_change_stream", lambda *_: opened(stream))
     with pytest.raises(Over):
         await follower(is_away=False).follow()
     figures.note(f"lines in an hour of a stream that breaks after {seconds} s", len(records))
@@ -168,7 +168,7 @@ async def test_an_hour_on_a_standalone(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, records: list[Any], *, is_away: bool
 ) -> None:
     error = OperationFailure("no replica set", 40573)
-    monkeypatch.setattr("genstatus_server.mongodb.open_change_stream", failing(error))
+    monkeypatch.setattr("genstatus_server.mongo.client.open_change_stream", failing(error))
     with pytest.raises(Over):
         await follower(is_away=is_away).follow()
     assert [record["event"] for record in records] == ["change_stream_unsupported"]
@@ -182,7 +182,7 @@ async def test_an_hour_in_which_no_credentials_can_be_fetched(
 
     lent = LentCredentials(fail, needed=30)
     clock = Clock()
-    monkeypatch.setattr("genstatus_server.credentials.asyncio", clock)
+    monkeypatch.setattr("genstatus_server.s3.credentials.asyncio", clock)
     for second in itertools.count():
         clock.now = 1_000_000 + second / 10  # Ten requests a second.
         with pytest.raises(ServiceUnavailable):

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from genstatus_server.credentials import URGENT_PAUSE
+from genstatus_server.s3.credentials import URGENT_PAUSE
 from tests.faults.conftest import Serve
 from tests.faults.scale import Figures, scaled
 from tests.faults.serving import Served, serving

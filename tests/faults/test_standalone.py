@@ -9,9 +9,9 @@ from typing import Any, Final
 import pymongo
 import pytest
 
-from tests import test_hold
 from tests.faults.conftest import Serve
 from tests.faults.scale import Figures, scaled
+from tests.hold import test_hold
 from tests.support.holds import counted, holding, question
 from tests.support.processes import wait_until
 from tests.support.replica_set import running_node

@@ -10,13 +10,13 @@ from typing import Final
 
 import pytest
 
-from genstatus_server.handlers.held import HeldHandler
-from genstatus_server.handlers.look import Looker
-from genstatus_server.jobs import Job
-from genstatus_server.long_poll import Look
-from genstatus_server.presign import Presigner
-from genstatus_server.queries import SUBMISSIONS, Find, Key
-from genstatus_server.store import Store
+from genstatus_server.hold.hold import Look
+from genstatus_server.model.jobs import Job
+from genstatus_server.mongo.queries import SUBMISSIONS, Find, Key
+from genstatus_server.mongo.store import Store
+from genstatus_server.s3.presigner import Presigner
+from genstatus_server.web.held import HeldHandler
+from genstatus_server.web.look import Looker
 from tests.faults.scale import SLACK, Figures, scaled
 from tests.support.loops import Lateness, lateness
 from tests.support.server import Server, body

@@ -14,7 +14,7 @@ from pathlib import Path
 _HOLDER = """
 import asyncio, json, signal, sys
 from pathlib import Path
-from genstatus_server.embedded import embedded_services
+from genstatus_server.demo.embedded import embedded_services
 
 async def hold():
     async with embedded_services(Path(sys.argv[1])) as services:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trustme
 
-from genstatus_server.embedded.folder import free_port
+from genstatus_server.demo.embedded.folder import free_port
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.requirements import require
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import genstatus_server
 from tests.support.requirements import require
 
-CLIENT: Final = Path(genstatus_server.__file__).parent / "static" / "genstatus.js"
+CLIENT: Final = Path(genstatus_server.__file__).parent / "web" / "static" / "genstatus.js"
 SECONDS: Final = 60
 
 DRIVER: Final = """

@@ -15,12 +15,12 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server import mongodb
-from genstatus_server.accepting import Acceptor
-from genstatus_server.app import make_application, open_services
-from genstatus_server.services import Services
+from genstatus_server.mongo import client as mongodb
+from genstatus_server.mongo.change_stream import Watching
+from genstatus_server.server.app import make_application, open_services
 from genstatus_server.settings import Settings, load_settings
-from genstatus_server.watcher import Watching
+from genstatus_server.web.listener import Acceptor
+from genstatus_server.web.services import Services
 from tests.support.services import S3
 from tests.support.world import SUBMISSION, World
 

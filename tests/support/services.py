@@ -99,13 +99,13 @@ class Services:
 
 def mongodb(folder: Path) -> AbstractAsyncContextManager[str]:
     """A replica set of one node; where tests need three, another entry of MANAGERS makes them."""
-    from genstatus_server.embedded.mongod import running_mongod  # noqa: PLC0415 - tests without a server need none of it
+    from genstatus_server.demo.embedded.mongod import running_mongod  # noqa: PLC0415 - tests without a server need none of it
 
     return running_mongod(folder)
 
 
 def s3(folder: Path) -> AbstractAsyncContextManager[str]:
-    from genstatus_server.embedded.s3 import running_s3  # noqa: PLC0415 - the same
+    from genstatus_server.demo.embedded.s3 import running_s3  # noqa: PLC0415 - the same
 
     return running_s3(folder, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
 

@@ -1,0 +1,77 @@
+"""One run of the command: wait, download, print the result to standard output, and end with the right status."""
+
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from genstatus_server.client import (
+    GenerationClient,
+    GenerationError,
+    GenerationRefused,
+    Status,
+    WaitTimedOut,
+)
+from genstatus_server.client.display import Display, open_display
+
+FAILED: Final = 1
+USAGE: Final = 2
+NO_ACCESS: Final = 4
+TIMED_OUT: Final = 124
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+_EXIT_STATUS: Final = {Status.FINISHED: 0, Status.FAILED: FAILED, Status.INVALID: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which file, saved where (None: not at all), within how many seconds in all (None: for ever)."""
+
+    submission_id: int
+    file_type: str
+    path: Path | None
+    timeout: float | None
+
+    def __str__(self) -> str:
+        return f"{self.file_type} of submission {self.submission_id}"
+
+
+def run(base_url: str, session_token: str, wanted: Wanted) -> int:
+    """Returns the exit status. Only the result goes to standard output."""
+    begun = time.monotonic()
+    # Also told to end by a signal, it removes the half of a file.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    with open_display(str(wanted)) as display:
+        try:
+            with GenerationClient(base_url, session_token) as client:
+                asked = wanted.submission_id, wanted.file_type
+                generation = client.wait_for_generation(*asked, timeout=wanted.timeout, on_update=display.update)
+                display.settled(generation)
+                if generation.status is Status.FINISHED and wanted.path is not None:
+                    left = None if wanted.timeout is None else begun + wanted.timeout - time.monotonic()
+                    client.download(
+                        *asked, wanted.path, generation=generation, timeout=left, on_progress=display.progress
+                    )
+        except (GenerationError, ValueError, OSError, KeyboardInterrupt) as error:
+            return _ended_by(error, display)
+    if generation.status is Status.FINISHED:
+        sys.stdout.write(f"{wanted.path or generation.url}\n")
+    return _EXIT_STATUS[generation.status]
+
+
+def _ended_by(error: BaseException, display: Display) -> int:
+    display.say(str(error) or "interrupted")
+    match error:
+        case GenerationRefused(status=HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN):
+            return NO_ACCESS
+        case GenerationRefused() | ValueError():
+            return USAGE
+        case WaitTimedOut():
+            return TIMED_OUT
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case _:
+            return FAILED

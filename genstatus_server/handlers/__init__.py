@@ -1,1 +1,0 @@
-"""Turns HTTP into one call and back."""

@@ -1,0 +1,1 @@
+"""What jobs, users, login sessions and submissions are, and who may view what. Pure: no I/O, no framework."""

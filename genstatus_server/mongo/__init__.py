@@ -1,0 +1,1 @@
+"""Everything about MongoDB: the client, queries, the loader, the cache, the change stream, the schema."""

@@ -1,0 +1,1 @@
+"""Presigned URLs and the credentials that sign them."""

@@ -1,0 +1,188 @@
+"""Composition root: opens every resource in one stack, serves until told to stop, and closes in reverse.
+
+The order of a shutdown: not ready, stop accepting, answer the holds, let the answers out, then close the watcher, S3
+and MongoDB.
+"""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from socket import socket
+from typing import Any, Final
+
+from pymongo.errors import PyMongoError
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+from genstatus_server.hold.registry import JobWaiters
+from genstatus_server.mongo import client as mongodb
+from genstatus_server.mongo.change_stream import JobWatcher
+from genstatus_server.mongo.schema import find_missing
+from genstatus_server.mongo.store import Store
+from genstatus_server.s3.presigner import open_presigner
+from genstatus_server.server import systemd
+from genstatus_server.server.channel import Channel
+from genstatus_server.server.gauges import metrics_collector, set_gauges
+from genstatus_server.settings import Settings
+from genstatus_server.telemetry import log
+from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.web.base import NotFoundHandler, log_request
+from genstatus_server.web.health import LivezHandler, MetricsHandler, ReadyzHandler
+from genstatus_server.web.listener import Acceptor
+from genstatus_server.web.pages import OpenApiHandler, static_routes
+from genstatus_server.web.services import Services
+from genstatus_server.web.status import GenerationStatusHandler
+from genstatus_server.web.statuses import GenerationStatusesHandler
+
+#: Documents that are remembered of each collection, at the least; see `Store` for why it depends on `max_waits`.
+_REMEMBERED: Final = 10_000
+#: Bytes of the request line and headers together, and of a body, which no route reads.
+_MAX_HEADER_SIZE: Final = 64 * 1024
+_MAX_BODY_SIZE: Final = 16 * 1024
+#: Seconds after which a connection is closed on which nothing is asked, or only half a request arrives.
+_IDLE_CONNECTION_SECONDS: Final = 120
+_BODY_SECONDS: Final = 10
+#: The garbage collector looks at what is new when so many objects more were made than freed; -1: what it finds in use
+#: counts as old from then on, and is not looked at once more; the old ones it looks at behind so many such looks.
+#: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle (see `accepting`),
+#: so there is next to nothing to find.
+_GARBAGE_THRESHOLDS: Final = (10_000, -1, 200)
+
+
+def make_application(services: Services) -> Application:
+    """The routes."""
+    arguments = {"services": services}
+    return Application(
+        [
+            (r"/v1/check_generation_status/?", GenerationStatusHandler, arguments),
+            (r"/v1/generation_statuses/?", GenerationStatusesHandler, arguments),
+            (r"/livez", LivezHandler, arguments),
+            (r"/readyz", ReadyzHandler, arguments),
+            (r"/metrics", MetricsHandler, arguments),
+            (r"/openapi\.json", OpenApiHandler, arguments),
+            *static_routes(arguments),
+        ],
+        default_handler_class=NotFoundHandler,
+        default_handler_args=arguments,
+        log_function=log_request,
+        services=services,
+    )
+
+
+async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: tuple[str, str] | None) -> Services:
+    """Everything that the handlers work with, following changes already; `stack` closes it."""
+    uri, name = settings.mongodb_uri or "", settings.mongodb_database
+    access_key, secret_key = s3_keys or (None, None)
+    metrics, waiters = Metrics(), JobWaiters()
+    database = await stack.enter_async_context(mongodb.open_database(uri, name))
+    # The watcher has a client of its own: what slows reads down must not slow it down, and the other way round.
+    stream_database = await stack.enter_async_context(mongodb.open_database(uri, name, streaming=True))
+    presigner = await stack.enter_async_context(
+        open_presigner(
+            bucket=settings.s3_bucket,
+            region=settings.s3_region,
+            endpoint_url=settings.s3_endpoint_url,
+            url_ttl=settings.url_ttl,
+            access_key=access_key,
+            secret_key=secret_key,
+            time_signature=metrics.presign_seconds.time,
+        )
+    )
+    store = Store(
+        database,
+        metrics,
+        size=max(_REMEMBERED, 2 * settings.max_waits),
+        is_fresh=lambda: watcher.is_fresh(),  # noqa: PLW0108 - the watcher is made below: it needs the store.
+        wake=waiters.wake,
+    )
+    stack.push_async_callback(store.close)
+    set_gauges(metrics, waiters, store)
+    watcher = JobWatcher(stream_database, store, waiters, metrics)
+    following = asyncio.create_task(watcher.follow(), name="watcher")
+    stack.push_async_callback(_cancel, following)
+    checking = asyncio.create_task(_say_what_is_missing(watcher, database), name="database check")
+    stack.push_async_callback(_cancel, checking)
+    return Services(
+        settings,
+        metrics,
+        database,
+        store,
+        waiters,
+        watcher,
+        presigner,
+        collect_metrics=metrics_collector(metrics, None),
+    )
+
+
+async def serve(
+    settings: Settings,
+    sockets: Sequence[socket],
+    shutdown: asyncio.Event,
+    *,
+    s3_keys: tuple[str, str] | None = None,
+    parent: Channel | None = None,
+) -> None:
+    """Serve on `sockets` until `shutdown` is set, then answer what is held and return within `drain_timeout`.
+
+    `parent` is the process that runs this one beside others: it puts their metrics together.
+    """
+    async with AsyncExitStack() as stack:
+        services = await open_services(stack, settings, s3_keys=s3_keys)
+        services.collect_metrics = metrics_collector(services.metrics, parent)
+        server = HTTPServer(
+            make_application(services),
+            max_header_size=_MAX_HEADER_SIZE,
+            max_body_size=_MAX_BODY_SIZE,
+            body_timeout=_BODY_SECONDS,
+        )
+        acceptor = Acceptor(server, sockets, _IDLE_CONNECTION_SECONDS)
+        for each in sockets:
+            host, port = each.getsockname()[:2]
+            log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)
+        systemd.notify("READY=1")
+        _spare_the_garbage_collector()
+        await shutdown.wait()
+        systemd.notify("STOPPING=1")
+        await _drain(acceptor, server, services)
+    log.info("stopped")
+
+
+def _spare_the_garbage_collector() -> None:
+    """Have it leave alone what is there for good, and look rarely at the rest.
+
+    Holds come and go in thousands, without cycles: to look through all of them each time takes longer than the answers.
+    """
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
+
+
+async def _drain(acceptor: Acceptor, server: HTTPServer, services: Services) -> None:
+    log.info("draining", held=len(services.waiters))
+    services.draining = True
+    acceptor.close()
+    services.waiters.close()
+    try:
+        async with asyncio.timeout(services.settings.drain_timeout):
+            await services.in_flight.wait_empty()
+    except TimeoutError:
+        log.warning("drain_timeout", hint="some clients did not take their answer in time")
+    await server.close_all_connections()
+
+
+async def _say_what_is_missing(watcher: JobWatcher, database: mongodb.Database) -> None:
+    await watcher.reached.wait()
+    try:
+        missing = await find_missing(database)
+    except PyMongoError as error:
+        log.warning("database_not_checked", cause=log.cause(error))
+        return
+    if missing:
+        log.warning("database_incomplete", missing=missing, hint="python -m genstatus_server init-db makes it")
+
+
+async def _cancel(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

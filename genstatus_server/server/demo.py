@@ -1,0 +1,101 @@
+"""The demo: the server on the embedded MongoDB and S3, with sample data and a worker that keeps finishing a job."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import click
+from tornado.httpclient import AsyncHTTPClient, HTTPError
+
+from genstatus_server.demo.calls import curl_lines
+from genstatus_server.demo.samples import seed
+from genstatus_server.demo.storage import Storage
+from genstatus_server.mongo.schema import initialize
+from genstatus_server.server.app import serve
+from genstatus_server.server.run import shutdown_on_signals, unless_stopped, with_embedded, within_file_limit
+from genstatus_server.settings import BadSettings, Settings
+
+_POLL_SECONDS: Final = 0.05
+
+
+async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None:
+    """Run until a signal. Raises `StartupError`, and `BadSettings` where a MongoDB of one's own is configured."""
+    if settings.mongodb_uri or settings.s3_bucket or settings.s3_region or settings.s3_endpoint_url:
+        raise BadSettings(["demo: brings its own MongoDB and S3; run `serve` for yours"])
+    settings = within_file_limit(settings)
+    shutdown = shutdown_on_signals()
+    async with AsyncExitStack() as stack:
+        started = await unless_stopped(shutdown, with_embedded(stack, settings))
+        if started is None:
+            return
+        settings, s3_keys = started
+        access_key, secret_key = s3_keys or (None, None)
+        bucket, region, endpoint_url = settings.s3_bucket or "", settings.s3_region, settings.s3_endpoint_url
+        storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
+        await asyncio.to_thread(_fill, settings, storage)
+        await stack.enter_async_context(_sample_worker(settings, storage))
+        telling = asyncio.create_task(_tell_when_ready(_base_url(sockets[0]), shutdown))
+        stack.callback(telling.cancel)
+        await serve(settings, sockets, shutdown, s3_keys=s3_keys)
+        await telling  # Cancelled in the midst of a fetch, it would leave an error in the log.
+
+
+def _fill(settings: Settings, storage: Storage) -> None:
+    uri = settings.mongodb_uri or ""
+    for _ in initialize(uri, settings.mongodb_database):
+        pass
+    seed(uri, settings.mongodb_database, storage)
+
+
+@asynccontextmanager
+async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[None]:
+    """The worker, in a process of its own as a real one would be. It ends when its stdin does, so it needs no guard."""
+    environment = {
+        "GENSTATUS_MONGODB_URI": settings.mongodb_uri,
+        "GENSTATUS_MONGODB_DATABASE": settings.mongodb_database,
+        "GENSTATUS_S3_BUCKET": storage.bucket,
+        "GENSTATUS_S3_REGION": storage.region,
+        "GENSTATUS_S3_ENDPOINT_URL": storage.endpoint_url,
+        "AWS_ACCESS_KEY_ID": storage.access_key,
+        "AWS_SECRET_ACCESS_KEY": storage.secret_key,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "genstatus_server.demo.worker"),
+        env=os.environ | {name: value for name, value in environment.items() if value},
+        stdin=PIPE,
+        start_new_session=True,  # Ctrl-C in the terminal is for the server, which then ends the worker.
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def _tell_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
+    while not await _is_ready(base_url):
+        if shutdown.is_set():
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+    click.echo(f"\nReady at {base_url} - paste these into another terminal; Ctrl-C here stops everything.\n")
+    click.echo(curl_lines(base_url))
+
+
+async def _is_ready(base_url: str) -> bool:
+    try:
+        await AsyncHTTPClient().fetch(f"{base_url}/readyz")
+    except (HTTPError, OSError):
+        return False
+    return True
+
+
+def _base_url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,170 @@
+"""Several server processes that share one port: the parent listens, starts them, and replaces those that die."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+from genstatus_server.server import systemd
+from genstatus_server.server.channel import Channel, open_channel
+from genstatus_server.settings import ENVIRONMENT_PREFIX, OPTIONS, Settings
+from genstatus_server.telemetry import log, snapshots
+
+#: Tells a child the file descriptors that it inherits: its end of the channel, and the sockets to listen on.
+INHERITED: Final = ENVIRONMENT_PREFIX + "INHERITED_DESCRIPTORS"
+#: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+_A_WHILE: Final = 60.0
+#: Seconds that a process may take beyond `drain_timeout` before it is killed.
+_KILL_SECONDS: Final = 2.0
+
+
+async def run_processes(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    shutdown: asyncio.Event,
+    s3_keys: tuple[str, str] | None,
+) -> None:
+    """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
+    family = _Family(settings, sockets, s3_keys)
+    numbers = range(settings.processes or _cores())
+    keepers = [asyncio.create_task(family.keep_running(number), name=f"process {number}") for number in numbers]
+    systemd.notify("READY=1")
+    await shutdown.wait()
+    systemd.notify("STOPPING=1")
+    for keeper in keepers:
+        keeper.cancel()
+    await asyncio.gather(*keepers, return_exceptions=True)
+
+
+def _cores() -> int:
+    """The cores that this process may run on, where that can be told: a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The sockets that the parent listens on; none in a process that has no such parent."""
+    return [socket.socket(fileno=descriptor) for descriptor in _inherited()[1:]]
+
+
+@asynccontextmanager
+async def channel_to_parent(shutdown: asyncio.Event) -> AsyncIterator[Channel | None]:
+    """The channel to the parent, None without one; sets `shutdown` when the parent is gone, by whatever means."""
+    descriptors = _inherited()
+    if not descriptors:
+        yield None
+        return
+    async with open_channel(socket.socket(fileno=descriptors[0]), on_gone=shutdown.set) as channel:
+        yield channel
+
+
+class _Family:
+    """The parent's side: the server processes, and what they have counted."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket], s3_keys: tuple[str, str] | None) -> None:
+        self._environment = _environment(settings, s3_keys)
+        self._listening = [each.fileno() for each in sockets]
+        self._kill_seconds = settings.drain_timeout + _KILL_SECONDS
+        self._snapshots: dict[Channel, snapshots.Snapshot] = {}
+        self._departed: snapshots.Snapshot = []
+        self._own = CollectorRegistry()
+        self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)
+
+    async def keep_running(self, number: int) -> None:
+        """Run a process, and another whenever it dies, until cancelled; then have it drain."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        while True:
+            started = loop.time()
+            try:
+                status: object = await self._run_one()
+            except OSError as error:  # Too many processes, or no memory: it may work in a moment.
+                status = error.strerror
+            lived = loop.time() - started
+            pause = FIRST_PAUSE if lived >= _A_WHILE else pause
+            self._restarts.inc()
+            log.warning("process_died", number=number, status=status, next_start_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+
+    async def _run_one(self) -> int:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await self._start(theirs)
+            except BaseException:
+                ours.close()  # Where the process runs after all, it ends now.
+                raise
+        async with open_channel(ours) as channel:
+            channel.answer = self._exposition
+            self._snapshots[channel] = []
+            try:
+                return await process.wait()
+            except asyncio.CancelledError:
+                await self._stop(process)
+                raise
+            finally:
+                # What nobody has been told of yet may be lost; what somebody has been told of stays.
+                last = snapshots.lasting(self._snapshots.pop(channel))
+                self._departed = snapshots.add_up([self._departed, last])
+
+    async def _start(self, channel_end: socket.socket) -> Process:
+        descriptors = [channel_end.fileno(), *self._listening]
+        # A session of its own: Ctrl-C in the terminal reaches the parent, and only the parent tells the children.
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "genstatus_server", "serve"),
+            env=self._environment | {INHERITED: ",".join(map(str, descriptors))},
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+
+    async def _stop(self, process: Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(self._kill_seconds):
+                await process.wait()
+        except TimeoutError:
+            log.warning("process_killed", pid=process.pid, hint="it did not end in drain_timeout")
+            process.kill()
+            await process.wait()
+
+    async def _exposition(self) -> str:
+        """The metrics of all processes, those that died included, in Prometheus' text format."""
+        await asyncio.gather(*map(self._refresh, tuple(self._snapshots)))
+        everybody = (self._departed, *self._snapshots.values(), snapshots.take(self._own))
+        return snapshots.exposition(snapshots.add_up(everybody))
+
+    async def _refresh(self, channel: Channel) -> None:
+        # Of a process that hangs or dies just now, what it said last stands.
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            snapshot = json.loads(await channel.ask())
+            if channel in self._snapshots:
+                self._snapshots[channel] = snapshot
+
+
+def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[str, str]:
+    """The environment of a child: every option, which is how secrets stay off the command line."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    environment.pop("NOTIFY_SOCKET", None)  # It is the parent that speaks to systemd.
+    for option in OPTIONS:
+        value = 1 if option.name == "processes" else getattr(settings, option.name)
+        if value not in (None, ()):
+            environment[option.environment] = ",".join(value) if isinstance(value, tuple) else str(value)
+    if s3_keys is not None:
+        environment |= {"AWS_ACCESS_KEY_ID": s3_keys[0], "AWS_SECRET_ACCESS_KEY": s3_keys[1]}
+        environment.pop("AWS_SESSION_TOKEN", None)
+    return environment
+
+
+def _inherited() -> list[int]:
+    text = os.environ.get(INHERITED, "")
+    return [int(number) for number in text.split(",")] if text else []

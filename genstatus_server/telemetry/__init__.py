@@ -1,0 +1,1 @@
+"""The log and the metrics, which every package may use."""

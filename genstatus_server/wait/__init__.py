@@ -1,1 +1,0 @@
-"""`genstatus wait`: waits for one file in a terminal or a script, and downloads it."""

@@ -1,0 +1,118 @@
+"""The bodies of the answers."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from marshmallow import Schema, fields, validate
+
+from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES, GenerationStatus, Job
+
+NO_URL: Final = "#"
+
+#: Answers that are remembered.
+_REMEMBERED: Final = 4096
+#: For the OpenAPI document.
+_DAY: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4})?$"
+_MOMENT: Final = r"^[0-9]{2}/[0-9]{2}/[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}$"
+
+
+class GenerationStatusAnswer(Schema):
+    """The body of a 200, in the order of its keys. `start` and `end` are there for D1 and D2 only."""
+
+    job_id = fields.Integer(
+        allow_none=True, metadata={"description": "Id of the generation job; null where no job exists."}
+    )
+    status = fields.Enum(GenerationStatus, by_value=True, metadata={"description": "Status of the generation."})
+    file_type = fields.String(validate=validate.OneOf(FILE_TYPES), metadata={"description": "As asked."})
+    url = fields.String(metadata={"description": 'Presigned S3 GET URL when `finished`, otherwise `"#"`.'})
+    size = fields.Integer(
+        allow_none=True, metadata={"description": "Bytes of the generated file; null where not known.", "minimum": 0}
+    )
+    start = fields.String(metadata={"description": 'First day, `MM/DD/YYYY`; `""` where not known.', "pattern": _DAY})
+    end = fields.String(metadata={"description": 'Last day, `MM/DD/YYYY`; `""` where not known.', "pattern": _DAY})
+    message = fields.String(metadata={"description": 'A user-readable error for `failed`, otherwise `""`.'})
+    generated_at = fields.String(
+        allow_none=True,
+        metadata={
+            "description": "When the generation was last updated, `MM/DD/YYYY HH:mm:ss`, UTC; null: not known.",
+            "pattern": _MOMENT,
+        },
+    )
+
+
+class GenerationStatusesAnswer(Schema):
+    """The body of a 200 about several files."""
+
+    submission_id = fields.Integer(metadata={"description": "As asked."})
+    files = fields.List(
+        fields.Nested(GenerationStatusAnswer), metadata={"description": "One for each file, in the order asked."}
+    )
+
+
+class ErrorAnswer(Schema):
+    """The body of every answer that is not a 200."""
+
+    message = fields.String(required=True, metadata={"description": "One line for the caller."})
+    errors = fields.Dict(
+        keys=fields.String(),
+        values=fields.List(fields.String()),
+        metadata={"description": "What is wrong with each parameter."},
+    )
+
+
+_ANSWER: Final = GenerationStatusAnswer()
+_ANSWER_ABOUT_SEVERAL: Final = GenerationStatusesAnswer()
+
+
+def dump_answer(job: Job, file_type: str, url: str | None) -> dict[str, Any]:
+    """The body of the 200 for `job`; `url` is None unless it is finished."""
+    return cast("dict[str, Any]", _ANSWER.dump(_values(job, file_type, url)))
+
+
+# A job's answer is the same for everybody who polls it, and for all who were held for it.
+@lru_cache(_REMEMBERED)
+def encode_answer(job: Job, file_type: str, url: str | None) -> bytes:
+    """`dump_answer` as JSON."""
+    return json.dumps(dump_answer(job, file_type, url)).encode()
+
+
+def encode_answer_about_several(
+    submission_id: int, file_types: Sequence[str], jobs: Sequence[Job], urls: Sequence[str | None]
+) -> bytes:
+    """The body of the 200 for `jobs`, as JSON; each has its file type and its URL."""
+    files = [_values(*each) for each in zip(jobs, file_types, urls, strict=True)]
+    return json.dumps(_ANSWER_ABOUT_SEVERAL.dump({"submission_id": submission_id, "files": files})).encode()
+
+
+def entity_tag(submission_id: int, file_types: Sequence[str], jobs: Sequence[Job]) -> str:
+    """The `ETag` of an answer about `jobs`: another one whenever callers can see another answer.
+
+    It is a weak one (RFC 9110): the signature in a URL is new each time, and does not count; where the file is does.
+    """
+    places = [f"{job.bucket}/{job.key}" for job in jobs]
+    seen = encode_answer_about_several(submission_id, file_types, jobs, places)
+    return f'W/"{hashlib.sha256(seen).hexdigest()[:32]}"'
+
+
+def _values(job: Job, file_type: str, url: str | None) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "job_id": job.job_id,
+        "status": job.generation_status,
+        "file_type": file_type,
+        "url": url or NO_URL,
+        "size": job.size,
+        "message": job.message,
+        "generated_at": job.updated_at and f"{_day(job.updated_at)} {job.updated_at:%H:%M:%S}",
+    }
+    if file_type in DATED_FILE_TYPES:
+        values |= {"start": _day(job.start), "end": _day(job.end)}
+    return values
+
+
+def _day(moment: datetime | None) -> str:
+    # Not strftime: its %Y leaves out the leading zeros of years below 1000 on Linux.
+    return f"{moment.month:02}/{moment.day:02}/{moment.year:04}" if moment else ""

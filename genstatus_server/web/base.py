@@ -1,0 +1,205 @@
+"""What all answers have in common: headers, CORS, errors, and one record a request."""
+
+import asyncio
+import json
+import random
+import re
+import time
+from functools import lru_cache
+from http import HTTPStatus
+from http.client import responses
+from typing import Any, Final
+
+from tornado.httputil import HTTPHeaders, format_timestamp
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler
+
+from genstatus_server.model.errors import ServiceError, ServiceUnavailable
+from genstatus_server.telemetry import log
+from genstatus_server.web import retry
+from genstatus_server.web.services import Services
+
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_EXPOSED_HEADERS: Final = "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag"
+_ALLOWED_HEADERS: Final = "X-Session-ID, Prefer, X-Request-ID, If-None-Match"
+_PREFLIGHT_SECONDS: Final = "7200"
+
+#: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
+CLIENT_GONE: Final = 499
+
+
+class BaseHandler(RequestHandler):
+    """A handler that answers in JSON. A subclass has `get` and, where its path takes them, other methods."""
+
+    services: Services
+    _own_headers: HTTPHeaders | None = None
+    allowed_methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
+
+    def initialize(self, services: Services) -> None:
+        self.services = services
+        self.arrived = asyncio.get_running_loop().time()
+        self.log_fields: dict[str, object] = {}
+        services.in_flight.begin()
+
+    def clear(self) -> None:
+        """Begin an answer, also one that takes the place of another: Tornado calls this before it writes an error."""
+        self._own_headers = None
+        self._write_buffer = []
+        self._status_code, self._reason = 200, responses[200]
+
+    @property
+    def _headers(self) -> HTTPHeaders:
+        """Tornado's headers of the answer. They are put together when the first is wanted.
+
+        A held request has none yet, and an answer that is written with the bytes of others never has.
+        """
+        if self._own_headers is None:
+            # As Tornado's `clear`, but that one formats the date and looks at the characters of each header every time.
+            self._own_headers = headers = HTTPHeaders()
+            headers["Content-Type"] = "application/json"
+            headers["Date"] = date_now()
+            headers["Cache-Control"] = "no-store"
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["X-Request-ID"] = self.request_id
+            self.set_default_headers()
+        return self._own_headers
+
+    @_headers.setter
+    def _headers(self, headers: HTTPHeaders) -> None:
+        self._own_headers = headers
+
+    def set_default_headers(self) -> None:
+        """Headers of every answer that depend on something."""
+        services: Services = self._services_of_application()
+        if services.draining:
+            self.set_header("Connection", "close")
+        if services.settings.cors_origins:
+            self._set_cors_headers()
+
+    async def get(self) -> None:
+        """Answer."""
+        raise NotImplementedError
+
+    async def head(self) -> None:
+        """Answer like `get`; Tornado leaves the body out."""
+        await self.get()
+
+    async def options(self) -> None:
+        """Answer a preflight, or say what is allowed."""
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.clear_header("Content-Type")
+        self.set_header("Allow", ", ".join(self.allowed_methods))
+        if self._is_configured_origin():
+            self.set_header("Access-Control-Allow-Methods", ", ".join(self.allowed_methods))
+            self.set_header("Access-Control-Allow-Headers", _ALLOWED_HEADERS)
+            self.set_header("Access-Control-Max-Age", _PREFLIGHT_SECONDS)
+
+    def write_json(self, body: object) -> None:
+        """The body of the answer."""
+        self.write(json.dumps(body).encode())
+
+    def set_etag_header(self) -> None:
+        """No ETag of Tornado's making: an answer is never stored."""
+
+    def check_etag_header(self) -> bool:
+        """Never a 304: to existing clients it would be an error."""
+        return False
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """The one place where an error becomes an answer."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, ServiceUnavailable):
+            self.set_header("Retry-After", retry.unavailable())
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self.allowed_methods))
+        body = error.body() if isinstance(error, ServiceError) else {"message": responses.get(status_code, "Error")}
+        self.finish(json.dumps(body).encode())
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answer with an error; a `ServiceError` brings its own status."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        super().send_error(error.http_status if isinstance(error, ServiceError) else status_code, **kwargs)
+
+    def log_exception(self, *exc_info: Any) -> None:
+        """Keep the cause for the request's record; only a defect of ours is written with its traceback."""
+        error = exc_info[1]
+        if isinstance(error, ServiceUnavailable):
+            self.log_fields["cause"] = log.cause(error)
+        elif not isinstance(error, ServiceError | HTTPError | StreamClosedError):
+            log.exception("request_defect", request_id=self.request_id, path=self.request.path)
+
+    def finish(self, chunk: Any = None) -> Any:
+        """Finish the answer; it counts as in flight until it was handed to the system."""
+        future = super().finish(chunk)
+        if future.done():
+            self.services.in_flight.end()
+        else:
+            future.add_done_callback(self.services.in_flight.end)
+        return future
+
+    def _services_of_application(self) -> Services:
+        # Tornado sets the default headers before it initializes the handler.
+        services: Services = self.application.settings["services"]
+        return services
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id of the request where it sent a sane one, else a new one."""
+        known: str | None = getattr(self, "_known_request_id", None)
+        if known is None:
+            known = self.request.headers.get("X-Request-ID")
+            if known is None or not _SANE_REQUEST_ID.fullmatch(known):
+                known = f"{random.getrandbits(128):032x}"
+            self._known_request_id = known
+        return known
+
+    def _is_configured_origin(self) -> bool:
+        return self.request.headers.get("Origin") in self._services_of_application().settings.cors_origins
+
+    def _set_cors_headers(self) -> None:
+        self.set_header("Vary", "Origin")
+        if self._is_configured_origin():
+            self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
+            self.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
+
+
+def date_now() -> str:
+    """The value of the header `Date`."""
+    return _date(int(time.time()))
+
+
+@lru_cache(1)
+def _date(second: int) -> str:
+    return format_timestamp(second)
+
+
+class NotFoundHandler(BaseHandler):
+    """Every path that is not there."""
+
+    def prepare(self) -> None:
+        raise HTTPError(HTTPStatus.NOT_FOUND)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:  # noqa: ARG002 - Tornado's 405 is one, too.
+        """Answer 404: a method that Tornado does not know is refused before `prepare`, as if the path were there."""
+        super().send_error(HTTPStatus.NOT_FOUND, **kwargs)
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Count the request, and write its one record."""
+    if not isinstance(handler, BaseHandler):
+        return
+    status = int(handler.get_status())  # Not an `HTTPStatus`, which the log for humans would spell out.
+    handler.services.metrics.requests_of(status).inc()
+    has_failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if not (has_failed or handler.services.settings.access_log):
+        return
+    record = log.warning if has_failed else log.info
+    record(
+        "request",
+        method=handler.request.method,
+        path=handler.request.path,
+        status=status,
+        duration_ms=round(1000 * handler.request.request_time(), 2),
+        request_id=handler.request_id,
+        **handler.log_fields,
+    )

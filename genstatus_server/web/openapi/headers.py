@@ -1,0 +1,87 @@
+"""Every header that an answer of ours may carry, beside those of HTTP itself: what it means, its schema, an example."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from genstatus_server.hold.hold import WaitResult
+
+_METHODS: Final = "GET, HEAD, OPTIONS"
+_TEXT: Final = {"type": "string"}
+_SECONDS: Final = {"type": "integer", "minimum": 1}
+_FRIEND: Final = "https://broker.example.gov"
+
+HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
+    "X-Request-ID": (
+        "The request's id: the caller's own where it sent a sane one.",
+        {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        "0f8fad5bd9cb469fa16570867728950e",
+    ),
+    "Cache-Control": ("Nothing is to be stored.", {"type": "string", "const": "no-store"}, "no-store"),
+    "X-Content-Type-Options": ("The content type is as it says.", {"type": "string", "const": "nosniff"}, "nosniff"),
+    "Connection": (
+        "`close` while the server drains for shutdown: ask again on a new connection.",
+        {"type": "string", "pattern": "^(?i:close|keep-alive)$"},
+        "close",
+    ),
+    "Vary": ("`Origin`, where the server has `cors_origins`.", {"type": "string", "const": "Origin"}, "Origin"),
+    "Access-Control-Allow-Origin": ("The page's origin, where it is one of `cors_origins`.", _TEXT, _FRIEND),
+    "Access-Control-Expose-Headers": (
+        "The headers that such a page may read.",
+        _TEXT,
+        "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag",
+    ),
+    "Access-Control-Allow-Methods": (
+        "To a preflight of such a page.",
+        {"type": "string", "const": _METHODS},
+        _METHODS,
+    ),
+    "Access-Control-Allow-Headers": (
+        "To a preflight of such a page.",
+        _TEXT,
+        "X-Session-ID, Prefer, X-Request-ID, If-None-Match",
+    ),
+    "Access-Control-Max-Age": ("To a preflight of such a page.", _SECONDS, 7200),
+    "Allow": ("The methods that the path takes.", {"type": "string", "const": _METHODS}, _METHODS),
+    "Retry-After": (
+        "The seconds after which to ask again, on every `waiting`, every hold that came to nothing, and every 503.",
+        _SECONDS,
+        5,
+    ),
+    "X-Wait-Result": (
+        "Why a request that asked to wait is answered. `deadline`: ask again at once; any other: after `Retry-After`.",
+        {"type": "string", "enum": [result.value for result in WaitResult if result is not WaitResult.GONE]},
+        "settled",
+    ),
+    "Preference-Applied": (
+        "The hold's length in force, in seconds, where `Prefer` asked for a hold.",
+        {"type": "string", "pattern": r"^wait=[0-9.e+-]+$"},
+        "wait=25",
+    ),
+    "ETag": (
+        "Another one whenever callers can see another answer; the signatures in the URLs do not count.",
+        {"type": "string", "pattern": '^W/"[0-9a-f]{32}"$'},
+        'W/"0123456789abcdef0123456789abcdef"',
+    ),
+    "Content-Security-Policy": (
+        "What the page may load: nothing but its own files.",
+        _TEXT,
+        "default-src 'none'; script-src 'self'",
+    ),
+    "Referrer-Policy": (
+        "What the page tells other servers: nothing.",
+        {"type": "string", "const": "no-referrer"},
+        "no-referrer",
+    ),
+}
+#: What all answers may carry; a preflight's; a page's.
+EVERY_ANSWER: Final = (
+    "X-Request-ID",
+    "Cache-Control",
+    "X-Content-Type-Options",
+    "Connection",
+    "Vary",
+    "Access-Control-Allow-Origin",
+    "Access-Control-Expose-Headers",
+)
+PREFLIGHT: Final = ("Allow", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age")
+PAGE: Final = ("Content-Security-Policy", "Referrer-Policy")

@@ -1,0 +1,60 @@
+"""What the handlers work with: made by `app`, handed to every handler."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from genstatus_server.hold.registry import JobWaiters
+from genstatus_server.mongo.change_stream import JobWatcher
+from genstatus_server.mongo.client import Database
+from genstatus_server.mongo.store import Store
+from genstatus_server.s3.presigner import Presigner
+from genstatus_server.settings import Settings
+from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.web.response_cache import SharedAnswers
+
+
+class InFlight:
+    """Counts the requests whose answer is not on its way yet, so that a shutdown can wait for them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def begin(self) -> None:
+        """A request has arrived."""
+        self._count += 1
+        self._empty.clear()
+
+    def end(self, _: object = None) -> None:
+        """An answer was handed to the system, or its connection is gone."""
+        self._count -= 1
+        if not self._count:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until there is none."""
+        await self._empty.wait()
+
+
+async def _no_metrics() -> str:
+    return ""
+
+
+@dataclass
+class Services:
+    """The parts of one running server."""
+
+    settings: Settings
+    metrics: Metrics
+    database: Database
+    store: Store
+    waiters: JobWaiters
+    watcher: JobWatcher
+    presigner: Presigner
+    in_flight: InFlight = field(default_factory=InFlight)
+    shared_answers: SharedAnswers = field(default_factory=SharedAnswers)
+    draining: bool = False
+    #: The metrics of the whole server, in Prometheus' text format. Raises `ServiceUnavailable`.
+    collect_metrics: Callable[[], Awaitable[str]] = _no_metrics

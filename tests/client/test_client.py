@@ -1,0 +1,294 @@
+"""The Python client, blocking and asyncio, against the real server and a real S3."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from genstatus_server.client import (
+    DownloadFailed,
+    GenerationRefused,
+    ServerUnavailable,
+    Status,
+    WaitTimedOut,
+    async_client,
+    sync_client,
+)
+from genstatus_server.client.rules import Chances
+from tests.support.bad_network import BadNetwork, Fault, bad_network
+from tests.support.fronts import FRONTS, Front
+from tests.support.server import Server, until
+from tests.support.services import S3
+from tests.support.world import World, upload
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "clients.md"
+CONTENT = b"award,amount\n0001,12.50\n" * 20_000
+
+
+@pytest.fixture(params=FRONTS, ids=lambda front: front.__name__)
+def front(request: pytest.FixtureRequest) -> type[Front]:
+    """Each test is run with the client that blocks, in a thread, and with the one for asyncio."""
+    made: type[Front] = request.param
+    return made
+
+
+@pytest.fixture
+def network(io_loop: IOLoop, s3: S3) -> Iterator[BadNetwork]:
+    """What is between the client and S3; the server signs for it."""
+    with bad_network(io_loop, s3.endpoint_url) as network:
+        yield network
+
+
+@pytest.fixture
+def server_options(network: BadNetwork) -> dict[str, str]:
+    return {"s3_endpoint_url": network.url}
+
+
+@pytest.fixture
+def finished(io_loop: IOLoop, world: World, s3: S3) -> None:
+    """A job that is finished, and its file."""
+    upload(s3, "1/D1.csv", CONTENT)
+
+    async def finish() -> None:
+        await world.put_job()
+        await world.finish(size=len(CONTENT))
+
+    io_loop.run_sync(finish)
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_it_waits_and_downloads(
+    front: type[Front], server: Server, world: World, s3: S3, tmp_path: Path, network: BadNetwork
+) -> None:
+    await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
+    await world.put_job()
+    async with front(server.base_url, "owner") as client:
+        waiting = asyncio.ensure_future(client.wait_for_generation(1, "D1", timeout=60))
+        await server.held()
+        await world.finish(size=len(CONTENT))
+        generation = await waiting
+        assert (generation.status, generation.size, generation.job_id) == (Status.FINISHED, len(CONTENT), 100)
+        told: list[tuple[int, int | None]] = []
+        path = tmp_path / "D1.csv"
+        assert path == await client.download(
+            1, "D1", path, generation=generation, on_progress=lambda *sizes: told.append(sizes)
+        )
+    assert path.read_bytes() == CONTENT
+    assert (told[0], told[-1]) == ((0, len(CONTENT)), (len(CONTENT), len(CONTENT)))
+    assert files(tmp_path) == [path]
+    assert network.requests == 1
+    assert "owner" not in network.heads[0]
+    assert "x-session-id" not in network.heads[0].lower()
+
+
+@pytest.mark.parametrize("status", ["failed", "invalid"])
+async def test_results_without_a_file(
+    front: type[Front], server: Server, world: World, tmp_path: Path, status: str
+) -> None:
+    await world.put_job(status={"failed": "failed", "invalid": "ready"}[status], message="Too large")
+    async with front(server.base_url, "owner") as client:
+        generation = await client.wait_for_generation(1, "D1")
+        assert (generation.status, generation.url) == (status, "#")
+        assert (generation.message == "Too large") is (status == "failed")
+        assert generation == await client.check_generation(1, "D1")
+        with pytest.raises(DownloadFailed, match=status):
+            await client.download(1, "D1", tmp_path / "D1.csv")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("token", "submission_id", "status", "message"),
+    [
+        ("nobody", 1, 401, "Login Required"),
+        ("stranger", 1, 403, "User does not have permission to access that submission"),
+        ("owner", 7, 400, "No such submission"),
+        ("owner", 0, 400, "submission_id: Must be an integer from 1 to 9223372036854775807."),
+    ],
+)
+async def test_refusals(
+    front: type[Front], server: Server, world: World, token: str, submission_id: int, status: int, message: str
+) -> None:
+    async with front(server.base_url + "/", token) as client:
+        for asking in (client.wait_for_generation, client.check_generation):
+            with pytest.raises(GenerationRefused) as caught:
+                await asking(submission_id, "D1")
+            assert (caught.value.status, caught.value.message) == (status, message)
+            assert caught.value.request_id
+
+
+async def test_the_time_is_over(front: type[Front], server: Server, world: World) -> None:
+    await world.put_job()
+    async with front(server.base_url, "owner") as client:
+        # So that a hold of 0.3 s has nothing to read: where that takes longer it is a 503, which is asked again late.
+        await client.check_generation(1, "D1")
+        with pytest.raises(WaitTimedOut) as caught:
+            await client.wait_for_generation(1, "D1", timeout=3, hold=0.3)
+    assert caught.value.last is not None
+    assert caught.value.last.status is Status.WAITING
+
+
+async def test_nobody_listens(front: type[Front]) -> None:
+    async with front("http://127.0.0.1:1", "owner") as client:
+        with pytest.raises(ServerUnavailable, match="ConnectError") as caught:
+            await client.check_generation(1, "D1")
+        assert caught.value.status == 0
+
+
+async def test_an_answer_without_end(
+    front: type[Front], server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sync_client, async_client):
+        monkeypatch.setattr(module, "LARGEST_ANSWER", 10)
+    async with front(server.base_url, "owner") as client:
+        with pytest.raises(ServerUnavailable, match="does not end"):
+            await client.check_generation(1, "D1")
+
+
+async def test_a_url_that_has_expired_is_asked_for_anew_once(
+    front: type[Front], server: Server, finished: None, tmp_path: Path, network: BadNetwork
+) -> None:
+    async with front(server.base_url, "owner") as client:
+        generation = await client.check_generation(1, "D1")
+        old = dataclasses.replace(generation, url=generation.url.replace("X-Amz-Expires=60", "X-Amz-Expires=61"))
+        path = await client.download(1, "D1", tmp_path / "D1.csv", generation=old)
+        assert path.read_bytes() == CONTENT
+        assert network.requests == 2
+        network.worsen([Fault(status=403)] * 2)
+        with pytest.raises(DownloadFailed, match="HTTP 403"):
+            await client.download(1, "D1", path)
+    assert network.requests == 4
+    assert path.read_bytes() == CONTENT
+    assert files(tmp_path) == [path]
+
+
+async def test_a_download_that_is_cut_is_begun_anew(
+    front: type[Front], server: Server, finished: None, tmp_path: Path, network: BadNetwork
+) -> None:
+    network.worsen([Fault(cut=0), Fault(cut=200_000), Fault(status=502)])
+    async with front(server.base_url, "owner") as client:
+        client.inner._chances = Chances(client.inner._chances.clock, lambda: 0.0)
+        path = await client.download(1, "D1", tmp_path / "D1.csv", timeout=60)
+    assert path.read_bytes() == CONTENT
+    assert network.requests == 4
+
+
+async def test_a_file_of_another_size_is_not_taken(
+    front: type[Front], server: Server, finished: None, world: World, tmp_path: Path, network: BadNetwork
+) -> None:
+    await world.finish(size=len(CONTENT) + 1)
+    async with front(server.base_url, "owner") as client:
+        client.inner._chances = Chances(client.inner._chances.clock, lambda: 0.0)
+        with pytest.raises(DownloadFailed, match=f"{len(CONTENT)} bytes came instead of {len(CONTENT) + 1}"):
+            await client.download(1, "D1", tmp_path / "D1.csv")
+    assert network.requests == 5
+    assert files(tmp_path) == []
+
+
+async def test_a_folder_that_is_not_there(front: type[Front], server: Server, finished: None, tmp_path: Path) -> None:
+    async with front(server.base_url, "owner") as client:
+        with pytest.raises(FileNotFoundError):
+            await client.download(1, "D1", tmp_path / "no" / "D1.csv")
+
+
+async def test_a_wait_that_is_cancelled_frees_its_hold(server: Server, world: World) -> None:
+    await world.put_job()
+    async with FRONTS[1](server.base_url, "owner") as client:
+        waiting = asyncio.ensure_future(client.wait_for_generation(1, "D1"))
+        await server.held()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await until(lambda: not len(server.services.waiters), what="the hold is freed")
+
+
+async def test_many_wait_with_one_client(server: Server, world: World) -> None:
+    await world.put_job()
+    async with FRONTS[1](server.base_url, "owner") as client:
+        waits = [asyncio.ensure_future(client.wait_for_generation(1, "D1")) for _ in range(60)]
+        await server.held(60)
+        await world.finish()
+        assert {(await waiting).status for waiting in waits} == {Status.FINISHED}
+
+
+async def test_no_redirect_is_followed(front: type[Front], io_loop: IOLoop) -> None:
+    seen: list[bytes] = []
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(
+            b"HTTP/1.1 307 Elsewhere\r\nLocation: /elsewhere\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(redirect, "127.0.0.1", 0) as elsewhere:
+        url = f"http://127.0.0.1:{elsewhere.sockets[0].getsockname()[1]}"
+        async with front(url, "owner") as client:
+            with pytest.raises(ServerUnavailable, match="HTTP 307"):
+                await client.check_generation(1, "D1")
+    assert len(seen) == 1
+
+
+async def test_no_secret_is_logged(
+    front: type[Front],
+    server: Server,
+    finished: None,
+    tmp_path: Path,
+    network: BadNetwork,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network.worsen([Fault(cut=300)])
+    # Of the client, and not of the server that runs in the same process.
+    with caplog.at_level(logging.DEBUG, "httpx"), caplog.at_level(logging.DEBUG, "httpcore"):
+        async with front(server.base_url, "owner") as client:
+            await client.download(1, "D1", tmp_path / "D1.csv")
+    assert "HTTP Request: GET http://127.0.0.1" in caplog.text
+    assert "X-Amz-Signature" not in caplog.text
+    assert "owner" not in caplog.text
+
+
+async def test_the_sample_in_the_documentation(server: Server, finished: None, tmp_path: Path) -> None:
+    text = await asyncio.to_thread(DOCUMENTATION.read_text)
+    sample = text.partition("```python\n")[2].partition("```")[0]
+    for written, here in {
+        "https://status.example.gov": server.base_url,
+        "(123": "(1",
+        '"D1.csv"': repr(str(tmp_path / "D1.csv")),
+    }.items():
+        assert written in sample
+        sample = sample.replace(written, here)
+    code = f"session_token = 'owner'\n{sample}"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
+    assert (tmp_path / "D1.csv").read_bytes() == CONTENT
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top names of all that is imported, in a Python of its own."""
+    code = (
+        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    loaded: list[str] = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True))
+    return set(loaded)
+
+
+def test_the_client_needs_nothing_of_the_server() -> None:
+    server_side = {"tornado", "motor", "pymongo", "aiobotocore", "botocore", "marshmallow", "prometheus_client"}
+    for statement in ("import genstatus_server.client", "import genstatus_server.client.wait"):
+        assert not modules_after(statement) & server_side
+    assert "httpx" in modules_after("import genstatus_server.client")
+
+
+def test_serve_does_not_need_the_client() -> None:
+    without = "import sys; sys.modules.update(httpx=None, rich=None)"
+    assert "tornado" in modules_after(f"{without}; import genstatus_server.cli")

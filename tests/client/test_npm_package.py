@@ -1,0 +1,33 @@
+"""The JavaScript client as a package for npm."""
+
+import json
+import re
+from pathlib import Path
+
+import genstatus_server
+
+STATIC = Path(genstatus_server.__file__).parent / "web" / "static"
+CLIENT = (STATIC / "genstatus.js").read_text()
+TYPES = (STATIC / "genstatus.d.ts").read_text()
+
+
+def test_its_version_is_the_servers() -> None:
+    package = json.loads((STATIC / "package.json").read_text())
+    assert package["version"] == genstatus_server.__version__
+    for name in package["files"]:
+        assert (STATIC / name).is_file()
+
+
+def test_it_stays_small_and_needs_nothing() -> None:
+    assert len(CLIENT.splitlines()) < 150
+    assert not re.search(r"^\s*import\b|\brequire\(", CLIENT, re.MULTILINE)
+
+
+def test_everything_that_it_gives_has_a_type() -> None:
+    given = r"^export (?:async )?(?:class|function) (\w+)"
+    assert set(re.findall(given, CLIENT, re.MULTILINE)) == set(re.findall(given, TYPES, re.MULTILINE))
+
+
+def test_every_phase_has_a_type() -> None:
+    phase = r'phase: "(\w+)"'
+    assert set(re.findall(phase, CLIENT)) == set(re.findall(phase, TYPES))

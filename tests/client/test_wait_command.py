@@ -1,0 +1,302 @@
+"""`genstatus wait` as people and scripts run it: a process of its own, with and without a terminal."""
+
+import asyncio
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tornado.ioloop import IOLoop
+
+from genstatus_server.client.command import wait
+from tests.support.bad_network import BadNetwork, Fault, bad_network
+from tests.support.server import Server, until
+from tests.support.services import S3
+from tests.support.world import World, upload
+
+CONTENT = b"award,amount\n" * 1000
+SECONDS = 60
+
+
+@pytest.fixture
+def storage_network(io_loop: IOLoop, s3: S3) -> Iterator[BadNetwork]:
+    """What is between the command and S3; the server signs for it."""
+    with bad_network(io_loop, s3.endpoint_url) as network:
+        yield network
+
+
+@pytest.fixture
+def server_options(storage_network: BadNetwork) -> dict[str, str]:
+    return {"s3_endpoint_url": storage_network.url}
+
+
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+class Waiting:
+    """The running command."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def ended(self) -> tuple[int, str, str]:
+        """Exit status, standard output and standard error."""
+        async with asyncio.timeout(SECONDS):
+            out, err = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+@asynccontextmanager
+async def genstatus_wait(
+    url: str, *options: str, token: str | None = "owner", submission: str = "1", terminal: int | None = None
+) -> AsyncIterator[Waiting]:
+    """The command, killed at the end where it still runs; with `terminal`, that is where it reads and reports."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "NO_COLOR"}}
+    environment |= {"TERM": "xterm", "COLUMNS": "100"} | (
+        {"GENSTATUS_SESSION_TOKEN": token} if token is not None else {}
+    )
+    arguments = ["wait", "--url", url, "--submission", submission, "--file-type", "D1", *options]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "genstatus_server", *arguments),
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL if terminal is None else terminal,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE if terminal is None else terminal,
+        start_new_session=True,
+    )
+    try:
+        yield Waiting(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+class Terminal:
+    """A terminal: what the command shows is in `shown`."""
+
+    def __init__(self) -> None:
+        self.master, self.slave = pty.openpty()
+        self.shown = ""
+        asyncio.get_running_loop().add_reader(self.master, self._read)
+
+    def _read(self) -> None:
+        try:
+            self.shown += os.read(self.master, 65536).decode(errors="replace")
+        except OSError:
+            asyncio.get_running_loop().remove_reader(self.master)
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.master)
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def terminal(io_loop: IOLoop) -> Iterator[Terminal]:
+    async def make() -> Terminal:
+        return Terminal()
+
+    async def close() -> None:
+        made.close()
+
+    made = io_loop.run_sync(make)
+    yield made
+    io_loop.run_sync(close)
+
+
+async def test_it_waits_and_prints_the_url(server: Server, world: World, s3: S3) -> None:
+    await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
+    await world.put_job()
+    async with genstatus_wait(server.base_url) as waiting:
+        await server.held()
+        await world.finish(size=len(CONTENT))
+        status, out, err = await waiting.ended()
+    assert status == 0
+    assert (await server.client.fetch(out.strip())).body == CONTENT
+    assert err.splitlines() == ["D1 of submission 1: waiting", "D1 of submission 1: finished"]
+
+
+async def test_it_downloads_and_prints_the_path(server: Server, world: World, s3: S3, tmp_path: Path) -> None:
+    await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
+    await world.put_job()
+    await world.finish(size=len(CONTENT))
+    path = tmp_path / "D1.csv"
+    async with genstatus_wait(server.base_url, "--download", str(path), "--timeout", "30") as waiting:
+        status, out, err = await waiting.ended()
+    assert (status, out) == (0, f"{path}\n")
+    assert path.read_bytes() == CONTENT
+    assert err.splitlines()[-1] == f"D1 of submission 1: downloaded {len(CONTENT)} bytes"
+    assert "X-Amz" not in err
+
+
+@pytest.mark.parametrize(
+    ("job", "status", "said"),
+    [
+        ({"status": "failed", "message": "Too\x1b[31m large"}, 1, "D1 of submission 1: failed: Too [31m large"),
+        ({"status": "ready"}, 3, "D1 of submission 1: invalid: nobody has asked for this file"),
+    ],
+)
+async def test_results_without_a_file(
+    server: Server, world: World, job: dict[str, Any], status: int, said: str
+) -> None:
+    await world.put_job(**job)
+    async with genstatus_wait(server.base_url) as waiting:
+        ended, out, err = await waiting.ended()
+    assert (ended, out) == (status, "")
+    assert err.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("token", "submission", "status", "said"),
+    [
+        ("stranger", "1", 4, "User does not have permission to access that submission"),
+        ("owner", "7", 2, "No such submission"),
+    ],
+)
+async def test_refusals(server: Server, world: World, token: str, submission: str, status: int, said: str) -> None:
+    async with genstatus_wait(server.base_url, token=token, submission=submission) as waiting:
+        ended, out, err = await waiting.ended()
+    assert (ended, out) == (status, "")
+    assert err.splitlines() == [f"D1 of submission {submission}: {line}" for line in ("waiting", said)]
+
+
+async def test_the_time_is_over(server: Server, world: World) -> None:
+    await world.put_job()
+    async with genstatus_wait(server.base_url, "--timeout", "1.5") as waiting:
+        status, out, err = await waiting.ended()
+    assert (status, out) == (124, "")
+    assert err.splitlines()[-1].startswith("D1 of submission 1: no result within 1.5 seconds")
+
+
+async def test_what_cannot_be_written_is_told(server: Server, world: World, tmp_path: Path) -> None:
+    await world.put_job()
+    await world.finish()
+    async with genstatus_wait(server.base_url, "--download", str(tmp_path / "no" / "D1.csv")) as waiting:
+        status, out, err = await waiting.ended()
+    assert (status, out) == (1, "")
+    assert "No such file or directory" in err
+    assert "Traceback" not in err
+
+
+def run_here(*options: str, token: str | None = "owner", url: str = "http://127.0.0.1:1") -> tuple[int, str]:
+    """The command without a process of its own: exit status, and all that it wrote."""
+    arguments = ["--url", url, "--submission", "1", "--file-type", "D1", *options]
+    ended = CliRunner().invoke(wait, arguments, env={"GENSTATUS_SESSION_TOKEN": token})
+    return ended.exit_code, ended.output
+
+
+def test_every_exit_status_is_documented() -> None:
+    shown = " ".join(CliRunner().invoke(wait, ["--help"]).output.split())
+    written = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+    for status, meaning in {
+        0: "finished",
+        1: "failed",
+        2: "usage",
+        3: "invalid",
+        4: "no access",
+        124: "timed out",
+    }.items():
+        assert f"{status} {meaning}" in shown
+        assert f"\n| {status} | " in written
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--submission", "x"), ("--submission", "0"), ("--file-type", "D3"), ("--timeout", "0"), ("--token", "x")],
+)
+def test_usage(options: tuple[str, ...]) -> None:
+    assert run_here(*options)[0] == 2
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://x"])
+def test_a_url_that_cannot_be_used(url: str) -> None:
+    told = "D1 of submission 1: the server's URL must begin with http:// or https:// and a host\n"
+    assert run_here(url=url) == (2, told)
+
+
+def test_nobody_listens_and_it_says_so() -> None:
+    status, output = run_here("--timeout", "0.5")
+    assert status == 124
+    assert "ConnectError" in output
+
+
+def test_a_token_that_cannot_be_used() -> None:
+    told = "D1 of submission 1: the session token must be of printable ASCII characters, and not empty\n"
+    assert run_here(token="a\nb") == (2, told)
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_no_token_and_no_terminal(token: str | None) -> None:
+    assert run_here(token=token) == (2, "genstatus wait: set GENSTATUS_SESSION_TOKEN to the session token\n")
+
+
+async def test_without_its_extra_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['rich'] = None; from genstatus_server.cli import main; main()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, "wait", "--url=http://x", "--submission=1", "--file-type=E"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 2
+    assert err.decode() == "genstatus wait: needs rich: pip install 'genstatus-server[client]'\n"
+
+
+async def test_ctrl_c_ends_it(server: Server, world: World) -> None:
+    await world.put_job()
+    async with genstatus_wait(server.base_url) as waiting:
+        await server.held()
+        waiting.process.send_signal(signal.SIGINT)
+        status, out, err = await waiting.ended()
+        await until(lambda: not len(server.services.waiters), what="the hold is freed")
+    assert (status, out) == (130, "")
+    assert err.splitlines()[-1] == "D1 of submission 1: interrupted"
+
+
+async def test_sigterm_leaves_no_half_of_a_file(
+    server: Server, world: World, storage_network: BadNetwork, tmp_path: Path
+) -> None:
+    await world.put_job()
+    await world.finish()
+    storage_network.worsen([Fault(lost=True)])
+    async with genstatus_wait(server.base_url, "--download", str(tmp_path / "D1.csv")) as waiting:
+        await until(lambda: storage_network.requests, seconds=SECONDS, what="the download has begun")
+        assert [path.suffix for path in files(tmp_path)] == [".part"]
+        waiting.process.terminate()
+        status, out, err = await waiting.ended()
+    assert (status, out) == (143, "")
+    assert "Traceback" not in err
+    assert files(tmp_path) == []
+
+
+async def test_a_person_types_the_token_unseen_and_sees_how_it_goes(
+    server: Server, world: World, s3: S3, terminal: Terminal, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
+    await world.put_job()
+    path = tmp_path / "D1.csv"
+    download = ("--download", str(path))
+    async with genstatus_wait(server.base_url, *download, token=None, terminal=terminal.slave) as waiting:
+        await until(lambda: "Session token: " in terminal.shown, seconds=SECONDS)
+        terminal.type("owner\n")
+        await server.held()
+        await until(lambda: "D1 of submission 1: waiting" in terminal.shown and "0:00:0" in terminal.shown)
+        await world.finish(size=len(CONTENT))
+        status, out, _ = await waiting.ended()
+        await until(lambda: "13.0/13.0 kB" in terminal.shown, what=repr(terminal.shown))
+    assert (status, out) == (0, f"{path}\n")
+    assert path.read_bytes() == CONTENT
+    assert "owner" not in terminal.shown
+    assert "D1 of submission 1: finished" in terminal.shown
+    assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # The cursor is back.

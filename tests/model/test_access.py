@@ -1,0 +1,114 @@
+"""Who is who, and who may see what, by documents that are what the test wants."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from genstatus_server.model.access import check_access, hash_of, log_in
+from genstatus_server.model.documents import LoginSession, Submission, User
+from genstatus_server.model.errors import AccessDenied, LoginRequired, NoSuchSubmission
+
+TOKEN = "a token"
+HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
+NOBODY = frozenset[str]()
+OWNER = User(11, website_admin=False, cgac_codes=NOBODY, frec_codes=NOBODY)
+STRANGER = User(15, website_admin=False, cgac_codes=frozenset({"020"}), frec_codes=NOBODY)
+SUBMISSION = Submission(11, "097", "1601")
+
+
+def in_future(seconds: float = 3600) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@dataclass
+class Documents:
+    """Stands for the store. `found` are the collections that were looked into."""
+
+    session: LoginSession | None = field(default_factory=lambda: LoginSession(11, in_future()))
+    person: User | None = OWNER
+    document: Submission | None = SUBMISSION
+    found: list[str] = field(default_factory=list)
+
+    def find(self, collection: str, key: Any) -> object:
+        self.found.append(collection)
+        if collection == "sessions":
+            return self.session if key == HASH else None
+        if collection == "users":
+            return self.person if self.person and self.person.user_id == key else None
+        return self.document if key == 1 else None
+
+
+def test_a_token_is_known_by_its_hash_alone() -> None:
+    assert hash_of(TOKEN) == HASH
+    login = log_in(Documents().find, HASH)
+    assert (login.user, login.token_hash) == (OWNER, HASH)
+    assert 3590 < login.expires_in() <= 3600
+
+
+def test_no_token_is_no_login() -> None:
+    with pytest.raises(LoginRequired):
+        hash_of("")
+
+
+@pytest.mark.parametrize("token", ["A TOKEN", "a token ", HASH, "a tokén"])
+def test_another_token_is_no_login(token: str) -> None:
+    with pytest.raises(LoginRequired):
+        log_in(Documents().find, hash_of(token))
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        lambda: Documents(session=None),
+        lambda: Documents(session=LoginSession(11, in_future(-1))),
+        lambda: Documents(session=LoginSession(12, in_future())),
+        lambda: Documents(person=None),
+    ],
+    ids=["no session", "an expired one", "another's", "no user"],
+)
+def test_who_is_not_logged_in(documents: Callable[[], Documents]) -> None:
+    with pytest.raises(LoginRequired):
+        log_in(documents().find, HASH)
+
+
+def test_of_an_expired_session_the_user_is_not_read() -> None:
+    documents = Documents(session=LoginSession(11, in_future(-1)))
+    with pytest.raises(LoginRequired):
+        log_in(documents.find, HASH)
+    assert documents.found == ["sessions"]
+
+
+def user(user_id: int = 15, *, admin: bool = False, cgac: str = "", frec: str = "") -> User:
+    codes = [frozenset({code} if code else ()) for code in (cgac, frec)]
+    return User(user_id, website_admin=admin, cgac_codes=codes[0], frec_codes=codes[1])
+
+
+@pytest.mark.parametrize("person", [user(11), user(admin=True), user(cgac="097"), user(frec="1601")])
+def test_who_may_view(person: User) -> None:
+    check_access(Documents().find, person, 1)
+
+
+@pytest.mark.parametrize(
+    ("person", "submission"),
+    [
+        (user(), SUBMISSION),
+        (user(cgac="020"), SUBMISSION),
+        (user(cgac="1601"), SUBMISSION),
+        (user(frec="097"), SUBMISSION),
+        (user(), Submission(None, None, None)),
+        (user(cgac="097"), Submission(11, None, "097")),
+    ],
+)
+def test_who_may_not_view(person: User, submission: Submission) -> None:
+    with pytest.raises(AccessDenied):
+        check_access(Documents(document=submission).find, person, 1)
+
+
+def test_what_does_not_exist_is_told_to_whoever_is_logged_in() -> None:
+    for person in (OWNER, STRANGER, user(admin=True)):
+        with pytest.raises(NoSuchSubmission):
+            check_access(Documents(document=None).find, person, 1)

@@ -1,0 +1,312 @@
+"""What a job document means to callers: `jobs.job_after, job_from_document`, held against the table of the contract."""
+
+import itertools
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genstatus_server.model.jobs import (
+    DEFAULT_FAILURE,
+    NO_JOB,
+    GenerationStatus,
+    Job,
+    generation_status,
+    job_after,
+    job_from_document,
+)
+
+MOMENT = datetime(2024, 2, 29, 12, 30, 59, tzinfo=UTC)
+FINISHED: Mapping[str, Any] = {
+    "_id": 1234,
+    "submission_id": 123,
+    "file_type": "D1",
+    "status": "finished",
+    "upload": {"status": "finished", "bucket": "reports", "key": "123/D1.csv"},
+    "size": 10240,
+    "start": datetime(2024, 1, 1, tzinfo=UTC),
+    "end": datetime(2024, 1, 31, tzinfo=UTC),
+    "message": "written for nobody",
+    "updated_at": MOMENT,
+}
+
+JOB_STATUSES = [None, "ready", "waiting", "running", "finished", "invalid", "failed", "", "FINISHED", "finished "]
+UPLOAD_STATUSES = [None, "waiting", "running", "finished", "failed", "ready", "invalid", "", "Failed"]
+KEYS = [None, "", "123/D1.csv"]
+
+# The rows of the contract's table. The first that fits counts; what fits none is failed, and makes no sense.
+ANY = set(UPLOAD_STATUSES)
+TABLE: list[tuple[set[str | None], set[str | None], str]] = [
+    ({"ready"}, ANY, "invalid"),
+    ({"failed", "invalid"}, ANY, "failed"),
+    (set(JOB_STATUSES), {"failed"}, "failed"),
+    ({"waiting", "running"}, ANY - {"failed"}, "waiting"),
+    ({"finished"}, {None, "waiting", "running"}, "waiting"),
+]
+
+# One of each type that BSON has and the field has not.
+NO_TEXT: list[Any] = [
+    True, 1, 1.5, Int64(1), b"finished", Code("finished"), Regex("finished"), ["finished"], {"$eq": "finished"},
+    ObjectId(), Decimal128("1"), MOMENT, DatetimeMS(0), Timestamp(1, 1), MinKey(), MaxKey(),
+]  # fmt: skip
+NO_WHOLE_NUMBER: list[Any] = [
+    True, False, 1.5, float("nan"), float("inf"), float("-inf"), "1", b"1", Code("1"), [1], {"$numberLong": "1"},
+    ObjectId(), Decimal128("1"), MOMENT, DatetimeMS(1), Timestamp(1, 1), MinKey(), MaxKey(),
+]  # fmt: skip
+NO_MOMENT: list[Any] = [
+    True, 1, 1.5, "2024-02-29", b"", Code("new Date()"), [MOMENT], {"$date": 0},
+    ObjectId(), Decimal128("1"), DatetimeMS(2**60), Timestamp(1, 1), MinKey(), MaxKey(),
+]  # fmt: skip
+NO_DOCUMENT: list[Any] = [
+    True, 1, 1.5, "finished", b"", Code("finished"), [], [{"status": "finished"}],
+    ObjectId(), Decimal128("1"), MOMENT, DatetimeMS(0), Timestamp(1, 1), MinKey(), MaxKey(),
+]  # fmt: skip
+WRONG: Mapping[str, list[Any]] = {
+    "_id": NO_WHOLE_NUMBER,
+    "submission_id": NO_WHOLE_NUMBER,
+    "file_type": NO_TEXT,
+    "status": NO_TEXT,
+    "upload": NO_DOCUMENT,
+    "upload.status": NO_TEXT,
+    "upload.bucket": NO_TEXT,
+    "upload.key": NO_TEXT,
+    "size": NO_WHOLE_NUMBER,
+    "start": NO_MOMENT,
+    "end": NO_MOMENT,
+    "message": NO_TEXT,
+    "updated_at": NO_MOMENT,
+}
+
+
+def with_field(document: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
+    """`document` with another value in the field of this name, which may be one of `upload`."""
+    outer, _, inner = name.partition(".")
+    upload = document.get(outer)
+    return {**document, outer: {**(upload if isinstance(upload, dict) else {}), inner: value} if inner else value}
+
+
+def status_of(job_status: str | None, upload_status: str | None, key: str | None) -> str | None:
+    if (job_status, upload_status) == ("finished", "finished") and key:
+        return "finished"
+    return next((status for jobs, uploads, status in TABLE if job_status in jobs and upload_status in uploads), None)
+
+
+def test_no_document_is_invalid() -> None:
+    assert job_from_document(None) is NO_JOB
+    assert Job(job_id=None, generation_status=GenerationStatus.INVALID) == NO_JOB
+    assert NO_JOB.is_settled
+
+
+@pytest.mark.parametrize("job_status", JOB_STATUSES)
+def test_every_combination_of_the_table(job_status: str | None) -> None:
+    for upload_status, key in itertools.product(UPLOAD_STATUSES, KEYS):
+        expected = status_of(job_status, upload_status, key)
+        assert generation_status(job_status, upload_status, has_key=bool(key)) == expected
+        job = job_from_document({"_id": 1, "status": job_status, "upload": {"status": upload_status, "key": key}})
+        assert job.generation_status == (expected or "failed"), (job_status, upload_status, key)
+        assert bool(job.problems) is (expected is None)
+        assert job.is_settled is (job.generation_status != "waiting")
+
+
+@pytest.mark.parametrize("upload", [{}, {"upload": None}, {"upload": {}}, {"upload": {"status": None}}])
+@pytest.mark.parametrize(
+    ("job_status", "expected"),
+    [("ready", "invalid"), ("waiting", "waiting"), ("running", "waiting"), ("finished", "waiting"),
+     ("invalid", "failed"), ("failed", "failed"), ("done", "failed")],
+)  # fmt: skip
+def test_an_upload_that_is_absent(upload: Mapping[str, Any], job_status: str, expected: str) -> None:
+    assert job_from_document({"_id": 1, "status": job_status, **upload}).generation_status == expected
+
+
+def test_a_document_without_anything_is_failed() -> None:
+    job = job_from_document({})
+    assert (job.generation_status, job.message, job.job_id) == ("failed", DEFAULT_FAILURE, None)
+    assert job.problems
+
+
+def test_a_finished_job_has_everything() -> None:
+    assert job_from_document(FINISHED) == Job(
+        job_id=1234,
+        generation_status=GenerationStatus.FINISHED,
+        job_status="finished",
+        upload_status="finished",
+        bucket="reports",
+        key="123/D1.csv",
+        size=10240,
+        start=FINISHED["start"],
+        end=FINISHED["end"],
+        message="",
+        updated_at=MOMENT,
+        problems=(),
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name not in ("status", "upload", "upload.status")])
+def test_null_is_absent(name: str) -> None:
+    job = job_from_document(with_field(FINISHED, name, None))
+    assert job.generation_status == ("failed" if name == "upload.key" else "finished")
+
+
+def test_fields_that_nobody_knows_are_ignored() -> None:
+    extra = with_field({**FINISHED, "worker": {"host": 1}}, "upload.etag", [1])
+    assert job_from_document(extra) == job_from_document(FINISHED)
+
+
+@pytest.mark.parametrize("number", [7, 7.0, Int64(7)])
+def test_a_whole_double_is_an_integer(number: float) -> None:
+    job = job_from_document({**FINISHED, "_id": number, "submission_id": number, "size": number})
+    assert (job.job_id, job.size, job.problems) == (7, 7, ())
+    assert type(job.job_id) is type(job.size) is int
+
+
+@pytest.mark.parametrize("size", [0, 0.0, -0.0, 2**62])
+def test_a_size_may_be_anything_from_nothing(size: float) -> None:
+    job = job_from_document({**FINISHED, "size": size})
+    assert (job.size, job.problems) == (size, ())
+
+
+@pytest.mark.parametrize("size", [-1, -1.0, -(2**63)])
+def test_a_negative_size_is_a_problem(size: float) -> None:
+    job = job_from_document({**FINISHED, "size": size})
+    assert (job.generation_status, job.size, job.problems) == ("failed", None, ("size is negative",))
+
+
+@pytest.mark.parametrize("bucket", ["ab", "no spaces", "reports/", "reports\n", "berichte-ü", "b" * 256])
+def test_a_bucket_that_no_signer_takes_is_a_problem(bucket: str) -> None:
+    job = job_from_document(with_field(FINISHED, "upload.bucket", bucket))
+    assert (job.generation_status, job.problems) == ("failed", ("upload.bucket is no bucket's name",))
+
+
+@pytest.mark.parametrize("bucket", ["", None])
+def test_no_bucket_is_the_configured_one(bucket: str | None) -> None:
+    job = job_from_document(with_field(FINISHED, "upload.bucket", bucket))
+    assert (job.generation_status, job.bucket) == ("finished", None)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_type_in_any_field_is_failed(name: str) -> None:
+    for value in WRONG[name]:
+        job = job_from_document(with_field(FINISHED, name, value))
+        assert job.generation_status == "failed", value
+        assert any(problem.startswith(f"{name} is ") for problem in job.problems), (value, job.problems)
+        assert job.message
+        hash(job)  # The signer remembers URLs by their job.
+
+
+@pytest.mark.parametrize("name", ["upload.status", "upload.bucket", "size", "message", "updated_at"])
+@pytest.mark.parametrize("job_status", ["ready", "waiting", "running"])
+def test_a_wrong_type_fails_a_job_in_any_status(name: str, job_status: str) -> None:
+    job = job_from_document(with_field({**FINISHED, "status": job_status}, name, [None]))
+    assert job.generation_status == "failed"
+
+
+def test_every_problem_is_told() -> None:
+    job = job_from_document({"_id": "1", "status": 5, "upload": {"key": 5}, "size": -1})
+    assert job.problems == (
+        "status is of type int",
+        "upload.key is of type int",
+        "_id is not a whole number",
+        "size is negative",
+        "no meaning in status None, upload.status None",
+    )
+
+
+def test_a_problem_is_short() -> None:
+    job = job_from_document({"_id": 1, "status": "x" * 10_000})
+    assert max(map(len, job.problems)) < 200
+
+
+@pytest.mark.parametrize("message", [None, "", " \t\n", "\N{NO-BREAK SPACE}"])
+@pytest.mark.parametrize("job_status", ["failed", "invalid"])
+def test_a_failure_without_a_message_gets_one(job_status: str, message: str | None) -> None:
+    job = job_from_document({"_id": 1, "status": job_status, "message": message})
+    assert (job.message, job.problems) == (DEFAULT_FAILURE, ())
+
+
+def test_a_failure_keeps_its_message() -> None:
+    job = job_from_document({"_id": 1, "status": "failed", "message": " No rows for March.\n"})
+    assert job.message == "No rows for March."
+
+
+@pytest.mark.parametrize("job_status", ["ready", "waiting", "running", "finished"])
+def test_only_a_failure_has_a_message(job_status: str) -> None:
+    assert job_from_document({**FINISHED, "status": job_status}).message == ""
+
+
+@pytest.mark.parametrize("year", [1, 999, 1969, 9999])
+def test_any_year_is_kept(year: int) -> None:
+    moment = datetime(year, 12, 31, tzinfo=UTC)
+    job = job_from_document({**FINISHED, "start": moment, "end": moment, "updated_at": moment})
+    assert (job.start, job.end, job.updated_at, job.problems) == (moment, moment, moment, ())
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["finished", "waiting", "failed", "ready"])
+    | st.binary(max_size=5)
+    | st.datetimes(timezones=st.just(UTC))
+    | st.builds(DatetimeMS, st.integers(-(2**63), 2**63 - 1))
+    | st.sampled_from([Decimal128("NaN"), ObjectId(), Code("x"), Code("x", {}), Regex("x"), Timestamp(0, 0), MinKey()]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+UPLOADS = st.fixed_dictionaries({}, optional=dict.fromkeys(["status", "bucket", "key"], VALUES))
+DOCUMENTS = st.fixed_dictionaries(
+    {}, optional={**dict.fromkeys([name for name in WRONG if "." not in name], VALUES), "upload": UPLOADS | VALUES}
+)
+
+
+@given(DOCUMENTS)
+def test_no_document_is_too_wrong_to_answer(document: dict[str, Any]) -> None:
+    job = job_from_document(document)
+    failed, finished = job.generation_status == "failed", job.generation_status == "finished"
+    assert bool(job.message) is failed
+    assert failed or not job.problems
+    assert job.key or not finished
+    assert {type(job.job_id), type(job.size)} <= {int, type(None)}
+    hash(job)
+
+
+@given(DOCUMENTS, st.sampled_from(sorted(WRONG)), st.data())
+def test_nothing_makes_up_for_a_wrong_type(document: dict[str, Any], name: str, data: st.DataObject) -> None:
+    job = job_from_document(with_field(document, name, data.draw(st.sampled_from(WRONG[name]))))
+    assert job.generation_status == "failed"
+    assert any(problem.startswith(f"{name} is ") for problem in job.problems)
+
+
+UPDATES = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["waiting", "running", "finished", "failed"]),
+        "upload": st.none()
+        | st.fixed_dictionaries(
+            {}, optional={"status": st.sampled_from(["running", "finished"]), "key": st.sampled_from(["1/D1.csv", ""])}
+        ),
+        "size": st.none() | st.integers(0, 10),
+        "start": st.none() | st.just(MOMENT),
+        "message": st.sampled_from(["", "No rows."]),
+        "updated_at": st.just(MOMENT),
+    },
+)
+
+
+@given(before=UPDATES, updated=UPDATES)
+def test_a_job_after_an_update_is_that_of_the_document_after_it(
+    before: dict[str, object], updated: dict[str, object]
+) -> None:
+    """Or it differs and the document is read: what must not be is that another is taken for it."""
+    document = {"_id": 1, "status": "waiting"} | before
+    job, after = job_from_document(document), job_from_document(document | updated)
+    if not job.problems and job_after(job, updated) != after:
+        # A message that nobody was shown is not remembered.
+        assert after.generation_status == "failed"
+        assert "message" not in updated

@@ -1,0 +1,45 @@
+"""What is written down is true: every option is documented, and the samples in conf/ can be used."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from genstatus_server.settings import OPTIONS, load_settings
+
+ROOT = Path(__file__).parents[2]
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
+#: A test module, and mostly a test in it, as pytest is told which to run.
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", GUARANTEES)))
+SAMPLES = sorted((ROOT / "conf").glob("*.toml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_is_in_the_readme_and_in_the_sample(option: object) -> None:
+    name = getattr(option, "name", "")
+    assert f"`{name}`" in (ROOT / "README.md").read_text()
+    assert f"{name} = " in (ROOT / "conf" / "genstatus.toml").read_text()
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_samples_can_be_used(path: Path) -> None:
+    load_settings({}, {}, str(path))
+
+
+def test_the_sample_shows_the_defaults() -> None:
+    given = tomllib.loads((ROOT / "conf" / "genstatus.toml").read_text())
+    defaults = load_settings({}, {})
+    for name in given:
+        assert getattr(load_settings({}, {}, str(ROOT / "conf" / "genstatus.toml")), name) == getattr(defaults, name)
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_what_is_guaranteed_is_shown_by_a_test(path: str, name: str) -> None:
+    source = (ROOT / path).read_text()
+    assert not name or re.search(rf"^(async )?def {name}\(", source, re.MULTILINE)
+
+
+def test_every_test_of_a_fault_shows_a_guarantee() -> None:
+    modules = {f"tests/faults/{path.name}" for path in (ROOT / "tests" / "faults").glob("test_*.py")}
+    assert modules <= {path for path, _ in NAMED}

@@ -1,0 +1,298 @@
+"""The commands as an operator runs them: real processes, real signals."""
+
+import http.client
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pymongo
+import pytest
+from click.testing import CliRunner, Result
+from pymongo.errors import DuplicateKeyError, WriteError
+
+from genstatus_server import __version__
+from genstatus_server.cli import commands
+from genstatus_server.model.errors import StartupError
+from genstatus_server.settings import OPTIONS
+from tests.support.embedded_processes import processes_in
+from tests.support.processes import (
+    ServerProcess,
+    credentials,
+    flags_for,
+    run_command,
+    running_server,
+    wait_until,
+)
+from tests.support.services import S3
+from tests.support.world import in_future, token_hash
+
+Client = pymongo.MongoClient[dict[str, Any]]
+
+HELD = "/v1/check_generation_status/?submission_id=1&file_type=D1&wait=true"
+
+
+@pytest.fixture
+def served(
+    tmp_path: Path, mongodb_uri: str, sync_mongodb: Client, database_name: str, s3: S3
+) -> Iterator[ServerProcess]:
+    """A server with one job in `waiting`, that the token `owner` may see."""
+    database = sync_mongodb[database_name]
+    database["users"].insert_one({"_id": 1})
+    database["submissions"].insert_one({"_id": 1, "user_id": 1})
+    database["sessions"].insert_one({"_id": token_hash("owner"), "user_id": 1, "expires_at": in_future()})
+    database["jobs"].insert_one({"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"})
+    flags = flags_for(mongodb_uri, database_name, s3)
+    with running_server(tmp_path, flags, credentials(s3)) as server:
+        server.wait_ready()
+        yield server
+
+
+class Held:
+    """Requests that are held, each on a connection of its own, answered in threads."""
+
+    def __init__(self, server: ServerProcess, count: int) -> None:
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self._threads = [threading.Thread(target=self._ask, args=(server.url,)) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+        wait_until(lambda: f"genstatus_held_requests {count}.0" in metrics(server), f"{count} held")
+
+    def _ask(self, url: str) -> None:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        connection.request("GET", HELD, headers={"X-Session-ID": "owner"})
+        answer = connection.getresponse()
+        self.answers.append((answer.status, dict(answer.getheaders()), answer.read()))
+        connection.close()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(30)
+
+
+def metrics(server: ServerProcess) -> str:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def test_version_and_help_explain_every_option() -> None:
+    assert __version__ in run_command("--version").stdout
+    shown = " ".join(run_command("serve", "--help").stdout.split())
+    for option in OPTIONS:
+        assert option.flag in shown
+        assert option.help in shown
+
+
+def test_all_bad_values_are_reported_together_with_status_2() -> None:
+    ended = run_command("serve", "--port=x", "--url-ttl=0", environment={"GENSTATUS_MAX_WAITS": "-1"})
+    assert ended.returncode == 2
+    assert [line.split(":")[1].strip() for line in ended.stderr.splitlines()] == [
+        "--port",
+        "--url-ttl",
+        "GENSTATUS_MAX_WAITS",
+    ]
+
+
+def test_an_unknown_flag_ends_with_status_2() -> None:
+    assert run_command("serve", "--prot=1").returncode == 2
+
+
+def test_a_port_in_use_is_one_clear_line_with_status_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run_command("serve", f"--port={taken.getsockname()[1]}", "--mongodb-uri=mongodb://127.0.0.1:1/")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "in use" in ended.stderr
+
+
+def test_init_db_refuses_nonsense_and_can_be_repeated(
+    mongodb_uri: str, sync_mongodb: Client, database_name: str
+) -> None:
+    flags = (f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
+    for _ in range(2):
+        assert run_command("init-db", *flags).returncode == 0
+    database = sync_mongodb[database_name]
+    good = {"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"}
+    database["jobs"].insert_one(good)
+    with pytest.raises(DuplicateKeyError):
+        database["jobs"].insert_one(good | {"_id": 2})
+    for nonsense in (
+        {"status": "done"},
+        {"file_type": "D3"},
+        {"submission_id": "2"},
+        {"submission_id": 1.5},
+        {"size": -1},
+        {"size": "1"},
+        {"upload": {"status": "finished"}},
+        {"upload": {"status": "finished", "key": ""}},
+        {"upload": "finished"},
+        {"start": "2026-01-01"},
+        {"message": 7},
+    ):
+        with pytest.raises(WriteError):
+            database["jobs"].insert_one(good | {"_id": 3, "submission_id": 3} | nonsense)
+    ttl = database["sessions"].index_information()["expires_at_ttl"]
+    assert ttl["expireAfterSeconds"] == 0
+    with pytest.raises(WriteError):
+        database["sessions"].insert_one({"_id": "a token", "user_id": 1, "expires_at": in_future()})
+
+
+def test_init_db_says_what_it_would_do_and_does_no_more(
+    mongodb_uri: str, sync_mongodb: Client, database_name: str
+) -> None:
+    def init_db(*flags: str) -> Result:
+        where = (f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
+        return CliRunner().invoke(commands, ["init-db", *where, *flags])
+
+    would = init_db("--dry-run").stdout.splitlines()
+    assert f"{database_name}: would make collection jobs" in would
+    assert f"{database_name}: would build index expires_at_ttl of sessions" in would
+    database = sync_mongodb[database_name]
+    assert not database.list_collection_names()
+    done = init_db().stdout.splitlines()
+    assert done == [line.replace("would ", "") for line in would]
+    assert init_db("--dry-run").stdout == f"{database_name}: nothing to do\n"
+    # What an older release has left behind.
+    database.command("collMod", "users", validator={"$jsonSchema": {"bsonType": "object"}})
+    database["sessions"].drop_indexes()
+    database["sessions"].create_index("expires_at", name="expires_at_ttl")
+    assert init_db("--dry-run").stdout.splitlines() == [
+        f"{database_name}: would set validator of users",
+        f"{database_name}: would build index expires_at_ttl of sessions (another of this name is there: drop it first)",
+    ]
+    assert isinstance(init_db().exception, StartupError)
+    database["sessions"].drop_indexes()
+    assert init_db().exit_code == 0
+    assert init_db("--dry-run").stdout == f"{database_name}: nothing to do\n"
+
+
+def test_init_db_without_mongodb_is_one_clear_line() -> None:
+    ended = run_command("init-db", "--mongodb-uri=mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert run_command("init-db").returncode == 2
+
+
+def test_serve_says_what_init_db_would_make_and_works_all_the_same(served: ServerProcess) -> None:
+    wait_until(lambda: served.records("database_incomplete"), "the warning")
+    missing = served.records("database_incomplete")[0]["missing"]
+    assert "validator of jobs" in missing
+    assert "index submission_id_file_type of jobs" in missing
+    assert "index expires_at_ttl of sessions" in missing
+    path = "/v1/check_generation_status/?submission_id=1&file_type=D1"
+    assert served.ask(path, {"X-Session-ID": "owner"})[0] == HTTPStatus.OK
+
+
+def test_serve_after_init_db_misses_nothing(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
+    run_command("init-db", f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
+    with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3), credentials(s3)) as server:
+        server.wait_ready()
+        assert server.end() == 0
+        assert not server.records("database_incomplete")
+
+
+def test_sigterm_answers_every_hold_and_ends_with_status_0(served: ServerProcess) -> None:
+    held = Held(served, 20)
+    begin = time.monotonic()
+    assert served.end() == 0
+    assert time.monotonic() - begin < 3
+    held.join()
+    assert len(held.answers) == 20
+    for status, headers, content in held.answers:
+        assert status == HTTPStatus.OK
+        assert b'"waiting"' in content
+        assert headers["X-Wait-Result"] == "draining"
+        assert headers["Connection"] == "close"
+        assert int(headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(tmp_path: Path, s3: S3, second: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # Takes connections, and never answers: nobody can drain.
+        flags = flags_for(f"mongodb://127.0.0.1:{silent.getsockname()[1]}/", "genstatus", s3)
+        with (
+            running_server(tmp_path, flags, credentials(s3)) as server,
+            socket.create_connection(address(server)) as client,
+        ):
+            client.sendall(f"GET {HELD} HTTP/1.1\r\nHost: a\r\nX-Session-ID: owner\r\n\r\n".encode())
+            assert server.ask("/livez")[0] == HTTPStatus.OK  # It came later, so the other has been read.
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: server.records("draining"), "draining")
+            server.process.send_signal(second)
+            assert server.process.wait(5) == 128 + second
+
+
+def address(server: ServerProcess) -> tuple[str, int]:
+    url = urlsplit(server.url)
+    return url.hostname or "", url.port or 0
+
+
+def test_ctrl_c_before_it_is_all_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    reached = tmp_path / "reached"
+    (tmp_path / "click.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
+    )
+    with running_server(tmp_path, [], {"PYTHONPATH": str(tmp_path)}) as server:
+        wait_until(reached.exists, "in the midst of an import")
+        assert server.end(signal.SIGINT) == -signal.SIGINT
+        assert not server.log
+
+
+def test_without_a_mongodb_uri_it_runs_on_the_embedded_one_and_leaves_no_orphan(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with running_server(tmp_path, ["--port=0", f"--data-dir={data}"]) as server:
+            server.wait_ready()
+            assert processes_in(data, program="mongod")
+            assert processes_in(data, program="rclone")
+            assert server.end(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        wait_until(lambda: not processes_in(data), "no process is left")
+
+
+def test_it_starts_while_mongodb_is_away_and_says_what_is_missing(tmp_path: Path, s3: S3) -> None:
+    flags = flags_for("mongodb://127.0.0.1:1/?replicaSet=rs0", "genstatus", s3)
+    with running_server(tmp_path, flags, credentials(s3)) as server:
+        assert server.ask("/livez")[0] == HTTPStatus.OK
+        status, parts, _ = server.ask("/readyz")
+        assert status == HTTPStatus.SERVICE_UNAVAILABLE
+        assert parts == {"mongodb": "down", "change_stream": "down", "signer": "ok"}
+        begin = time.monotonic()
+        status, content, headers = server.ask(HELD, {"X-Session-ID": "owner"})
+        assert time.monotonic() - begin < 3
+        assert (status, content) == (503, {"message": "Service temporarily unavailable"})
+        assert int(headers["Retry-After"]) > 0
+        assert server.end() == 0
+
+
+def test_the_children_end_with_a_killed_parent(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
+    flags = flags_for(mongodb_uri, database_name, s3, processes="2")
+    with running_server(tmp_path, flags, credentials(s3)) as server:
+        wait_until(lambda: len(server.records("change_stream_open")) == 2, "both processes")
+        children = children_of(server.process.pid)
+        server.end(signal.SIGKILL)
+        wait_until(lambda: not any(is_running(child) for child in children), "the children's end")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_genstatus_is_the_same_command() -> None:
+    shown = subprocess.run(["genstatus", "--version"], capture_output=True, text=True, check=True, timeout=30)  # noqa: S607
+    assert __version__ in shown.stdout

@@ -1,0 +1,238 @@
+"""Several server processes on one port: real ones, stopped and killed."""
+
+import asyncio
+import http.client
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from genstatus_server.server.channel import open_channel
+from genstatus_server.server.supervisor import _cores
+from genstatus_server.telemetry import snapshots
+from genstatus_server.telemetry.metrics import Metrics
+from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until
+from tests.support.services import S3
+from tests.support.world import in_future, token_hash
+
+if TYPE_CHECKING:
+    import pymongo
+
+HELD = "/v1/check_generation_status/?submission_id=1&file_type=D1&wait=true&timeout=50"
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def served(
+    tmp_path: Path, mongodb_uri: str, sync_mongodb: "pymongo.MongoClient[dict[str, Any]]", database_name: str, s3: S3
+) -> Iterator[ServerProcess]:
+    """Two processes, each with room for two holds, and a job in `waiting`."""
+    database = sync_mongodb[database_name]
+    database["users"].insert_one({"_id": 1})
+    database["submissions"].insert_one({"_id": 1, "user_id": 1})
+    database["sessions"].insert_one({"_id": token_hash("owner"), "user_id": 1, "expires_at": in_future()})
+    database["jobs"].insert_one({"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"})
+    options = {"processes": "2", "max-waits": "2", "drain-timeout": "1"}
+    with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3, **options), credentials(s3)) as server:
+        wait_until(lambda: len(server.records("change_stream_open")) == 2, "both processes")
+        yield server
+
+
+class Asked:
+    """Requests that ask to wait, each on a connection of its own, answered in threads."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._netloc = urlsplit(server.url).netloc
+        self._threads: list[threading.Thread] = []
+        self.results: list[str | None] = []
+
+    def ask(self, count: int) -> None:
+        for _ in range(count):
+            self._threads.append(threading.Thread(target=self._ask))
+            self._threads[-1].start()
+
+    def _ask(self) -> None:
+        connection = http.client.HTTPConnection(self._netloc, timeout=60)
+        try:
+            connection.request("GET", HELD, headers={"X-Session-ID": "owner"})
+            self.results.append(connection.getresponse().getheader("X-Wait-Result"))
+        except (OSError, http.client.HTTPException) as error:
+            self.results.append(type(error).__name__)
+        finally:
+            connection.close()
+
+    def join(self) -> list[str | None]:
+        for thread in self._threads:
+            thread.join(30)
+        return self.results
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing, and accepts no connection, for as long as the block lasts."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: "T" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0], "stopped")
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def hold_two_each(server: ServerProcess, children: list[int]) -> Asked:
+    """Two holds in either process, and one request that the second has no room for."""
+    asked = Asked(server)
+    with stopped(children[0]):
+        asked.ask(3)
+        wait_until(lambda: asked.results == ["shed"], "one was shed")
+    with stopped(children[1]):
+        asked.ask(2)
+        wait_until(lambda: server.metrics()["genstatus_held_requests"] == 2, "two are held by the one that can say so")
+    assert server.metrics()["genstatus_held_requests"] == 4
+    return asked
+
+
+def test_limits_are_per_process_and_whoever_is_asked_tells_the_sum(served: ServerProcess) -> None:
+    children = children_of(served.process.pid)
+    asked = hold_two_each(served, children)
+    for _ in range(10):  # Either process may be the one that answers.
+        found = served.metrics()
+        assert found["genstatus_held_requests"] == 4
+        assert found["genstatus_processes"] == 2
+        assert found["genstatus_shed_total"] == 1
+        assert found["genstatus_change_stream_up"] == 1
+        assert 0 < found["genstatus_oldest_hold_seconds"] < 60
+        assert len([name for name in found if name.startswith("genstatus_build_info")]) == 1
+    assert served.end() == 0
+    assert sorted(map(str, asked.join())) == ["draining"] * 4 + ["shed"]
+
+
+def test_a_killed_process_is_replaced_more_slowly_each_time_and_what_it_counted_stays(served: ServerProcess) -> None:
+    children = children_of(served.process.pid)
+    asked = hold_two_each(served, children)
+    before = served.metrics()
+    os.kill(children[1], signal.SIGKILL)  # The one that shed a request.
+    wait_until(lambda: served.records("process_died"), "the death is logged")
+    assert (
+        served.records("process_died")[0] | {"status": -9, "next_start_seconds": 1.0}
+        == served.records("process_died")[0]
+    )
+    after = served.metrics()
+    assert after["genstatus_held_requests"] == 2
+    assert after["genstatus_shed_total"] == 1
+    assert after["genstatus_process_restarts_total"] == 1
+    for name, value in before.items():
+        if name.endswith(("_total", "_count", "_sum", "_bucket")) or "_bucket{" in name:
+            assert after[name] >= value, name
+    wait_until(lambda: served.metrics()["genstatus_processes"] == 2, "the replacement")
+    assert len(served.records("process_died")) == 1
+    (new,) = set(children_of(served.process.pid)) - set(children)
+    os.kill(new, signal.SIGKILL)
+    wait_until(lambda: len(served.records("process_died")) == 2, "the second death is logged")
+    assert served.records("process_died")[1]["next_start_seconds"] == 2.0
+    assert served.end() == 0
+    assert sorted(map(str, asked.join())) == ["RemoteDisconnected"] * 2 + ["draining"] * 2 + ["shed"]
+
+
+def test_a_process_that_hangs_tells_what_it_told_last_and_is_killed_in_the_end(served: ServerProcess) -> None:
+    children = children_of(served.process.pid)
+    assert served.metrics()["genstatus_processes"] == 2
+    with stopped(children[0]):
+        assert served.metrics()["genstatus_processes"] == 2
+        assert served.end() == 0
+        assert served.records("process_killed")[0]["pid"] == children[0]
+
+
+def test_0_is_one_process_for_each_core_that_it_may_run_on(
+    tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
+) -> None:
+    cores = os.sched_getaffinity(0)
+    flags = flags_for(mongodb_uri, database_name, s3, processes="0")
+    os.sched_setaffinity(0, sorted(cores)[:2])  # What the test starts may run on no more.
+    try:
+        with running_server(tmp_path, flags, credentials(s3)) as server:
+            count = min(2, len(cores))
+            wait_until(lambda: len(server.records("change_stream_open")) == count, "as many processes as cores")
+            assert server.metrics()["genstatus_processes"] == count
+            assert server.end() == 0
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_the_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert _cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert _cores() == 64
+
+
+def one(name: str, kind: str, value: float, **labels: str) -> list[Any]:
+    return [name, kind, "", [[name, labels, value]]]
+
+
+def test_snapshots_are_added_up_by_what_their_metrics_mean() -> None:
+    merged = snapshots.add_up(
+        [
+            [one("genstatus_oldest_hold_seconds", "gauge", 3), one("genstatus_change_stream_up", "gauge", 1)],
+            [one("genstatus_oldest_hold_seconds", "gauge", 7), one("genstatus_change_stream_up", "gauge", 0)],
+            [one("x", "counter", 1, status="200"), one("x", "counter", 2, status="500")],
+            [one("x", "counter", 4, status="200")],
+        ]
+    )
+    assert merged[0][3] == [["genstatus_oldest_hold_seconds", {}, 7]]
+    assert merged[1][3] == [["genstatus_change_stream_up", {}, 0]]
+    assert merged[2][3] == [["x", {"status": "200"}, 5], ["x", {"status": "500"}, 2]]
+    assert [family[0] for family in snapshots.lasting(merged)] == ["x"]
+
+
+def test_one_snapshot_reads_as_what_it_was_taken_of() -> None:
+    metrics = Metrics()
+    metrics.requests_of(200).inc(3)
+    metrics.hold_seconds.labels("settled").observe(2)
+    twice = snapshots.add_up([snapshots.take(metrics.registry)] * 2)
+    text = snapshots.exposition(twice)
+    assert 'genstatus_requests_total{status="200"} 6.0\n' in text
+    assert 'genstatus_hold_seconds_bucket{le="+Inf",result="settled"} 2.0\n' in text
+    assert "# TYPE genstatus_hold_seconds histogram\n" in text
+    assert "# TYPE genstatus_requests_total counter\n" in text
+
+
+async def test_who_asks_an_end_that_goes_away_is_told_so() -> None:
+    ours, theirs = socket.socketpair()
+    gone = asyncio.Event()
+    async with open_channel(ours, gone.set) as channel:
+        with pytest.raises(TimeoutError):
+            await channel.ask(0.01)
+        theirs.close()
+        with pytest.raises(ConnectionError):
+            await channel.ask()
+        await gone.wait()
+        with pytest.raises(ConnectionError):
+            await channel.ask()
+
+
+async def test_both_ends_may_ask_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    async with open_channel(ours) as parent, open_channel(theirs) as child:
+
+        async def through_the_parent() -> str:
+            return "all of: " + await child_says()
+
+        async def child_says() -> str:
+            return await parent.ask()
+
+        async def of_the_child() -> str:
+            return "mine"
+
+        parent.answer, child.answer = through_the_parent, of_the_child
+        assert await child.ask() == "all of: mine"

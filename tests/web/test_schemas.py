@@ -1,0 +1,342 @@
+"""The wire contract word for word: what a request may say, and what an answer looks like."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genstatus_server.model.errors import InvalidRequest
+from genstatus_server.model.jobs import NO_JOB, GenerationStatus, Job
+from genstatus_server.web.answers import dump_answer
+from genstatus_server.web.params import StatusRequest, load_request
+
+VALID: Mapping[str, list[bytes]] = {"submission_id": [b"123"], "file_type": [b"D1"]}
+
+NO_ID = "Must be an integer from 1 to 9223372036854775807."
+NO_FILE_TYPE = "Must be either D1, D2, E or F"
+NO_FLAG = "Must be true or false."
+NO_SECONDS = "Must be a number of seconds greater than 0."
+FULLWIDTH_1 = "\N{FULLWIDTH DIGIT ONE}".encode()
+NO_UTF_8 = "Must be valid UTF-8."
+TWICE = "Must be given only once."
+
+
+def load(query: Mapping[str, Sequence[bytes]] | None = None, *prefer: str) -> StatusRequest:
+    """A request that is valid but for what `query` says otherwise."""
+    return load_request({**VALID, **(query or {})}, prefer)
+
+
+def refused(query: Mapping[str, Sequence[bytes]]) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as refusal:
+        load_request(query, ())
+    assert refusal.value.http_status == 400
+    return refusal.value
+
+
+def test_the_least_that_a_request_says() -> None:
+    assert load() == StatusRequest(123, "D1", wait=False, timeout=None, preferred_wait=False)
+
+
+def test_all_that_a_request_can_say() -> None:
+    asked = load({"file_type": [b"F"], "wait": [b"true"], "timeout": [b"2.5"], "page": [b"1", b"\xff"], "": [b""]})
+    assert asked == StatusRequest(123, "F", wait=True, timeout=2.5, preferred_wait=False)
+
+
+@pytest.mark.parametrize(
+    ("sent", "submission_id"),
+    [
+        (b"1", 1),
+        (b"9223372036854775807", 2**63 - 1),
+        (b"007", 7),
+        (b"0" * 10_000 + b"7", 7),
+    ],
+)
+def test_a_submission_id(sent: bytes, submission_id: int) -> None:
+    assert load({"submission_id": [sent]}).submission_id == submission_id
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b" ", b" 1", b"1 ", b"1\n", b"\t1", b"+1", b"-1", b"--1", b"1_000", b"1,000", b"1.0", b"1.", b"1e3",
+        b"0x1F", b"0", b"000", b"9223372036854775808", b"18446744073709551617", b"9" * 10_000, b"one", b"null", b"true",
+        b"1\0", "٣".encode(), FULLWIDTH_1, "²".encode(), "1\N{NO-BREAK SPACE}".encode(), b"[1]", b"1;2",
+    ],
+)  # fmt: skip
+def test_no_submission_id(sent: bytes) -> None:
+    error = refused({**VALID, "submission_id": [sent]})
+    assert error.body() == {"message": f"submission_id: {NO_ID}", "errors": {"submission_id": [NO_ID]}}
+
+
+@pytest.mark.parametrize("file_type", ["D1", "D2", "E", "F"])
+def test_a_file_type(file_type: str) -> None:
+    assert load({"file_type": [file_type.encode()]}).file_type == file_type
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"d1",
+        b"A",
+        b" D1",
+        b"D1 ",
+        b"D1\n",
+        b"D",
+        b"D1,D2",
+        FULLWIDTH_1,
+        b"D1\0",
+    ],
+)
+def test_no_file_type(sent: bytes) -> None:
+    error = refused({**VALID, "file_type": [sent]})
+    assert error.body() == {"message": f"file_type: {NO_FILE_TYPE}", "errors": {"file_type": [NO_FILE_TYPE]}}
+
+
+@pytest.mark.parametrize(
+    ("sent", "wait"),
+    [(b"true", True), (b"TRUE", True), (b"tRuE", True), (b"1", True),
+     (b"false", False), (b"False", False), (b"FALSE", False), (b"0", False)],
+)  # fmt: skip
+def test_wait(sent: bytes, wait: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    assert load({"wait": [sent]}).wait is wait
+
+
+@pytest.mark.parametrize("sent", [b"", b"yes", b"on", b"t", b"2", b"01", b" true", b"true ", FULLWIDTH_1])
+def test_no_wait(sent: bytes) -> None:
+    assert refused({**VALID, "wait": [sent]}).message == f"wait: {NO_FLAG}"
+
+
+@pytest.mark.parametrize(
+    ("sent", "timeout"),
+    [(b"1", 1), (b"30", 30), (b"0.5", 0.5), (b".5", 0.5), (b"007.50", 7.5), (b"9" * 10_000, float("inf"))],
+)
+def test_a_timeout(sent: bytes, timeout: float) -> None:
+    assert load({"timeout": [sent]}).timeout == timeout
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"0", b"0.0", b".0", b".", b"5.", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"1e3", b"1E3", b"0x1", b"1,5",
+        b"inf", b"Infinity", b"nan", b"1s", b"1.5.1", "٣".encode(), FULLWIDTH_1, b"1\n",
+    ],
+)  # fmt: skip
+def test_no_timeout(sent: bytes) -> None:
+    assert refused({**VALID, "timeout": [sent]}).message == f"timeout: {NO_SECONDS}"
+
+
+@pytest.mark.parametrize("name", ["submission_id", "file_type", "wait", "timeout"])
+def test_bytes_that_are_no_utf_8(name: str) -> None:
+    for sent in (b"\xff", b"1\xff", b"\xc0\xb1", b"\xed\xa0\x80"):
+        assert refused({**VALID, name: [sent]}).body() == {
+            "message": f"{name}: {NO_UTF_8}",
+            "errors": {name: [NO_UTF_8]},
+        }
+
+
+@pytest.mark.parametrize("name", ["submission_id", "file_type", "wait", "timeout"])
+@pytest.mark.parametrize("second", [b"1", b"", b"\xff"])
+def test_a_parameter_given_twice(name: str, second: bytes) -> None:
+    first = VALID.get(name, [b"1"])[0]
+    for values in ([first, first], [first, second], [second, first], [second] * 100):
+        assert refused({**VALID, name: values}).body() == {"message": f"{name}: {TWICE}", "errors": {name: [TWICE]}}
+
+
+def test_the_file_type_is_required() -> None:
+    assert refused({"submission_id": [b"1"]}).message == f"file_type: {NO_FILE_TYPE}"
+
+
+@pytest.mark.parametrize("others", [{}, {"file_type": [b"D1"]}, {"file_type": [b"x"], "wait": [b"x"]}])
+def test_a_missing_submission_id_is_said_before_all_else(others: Mapping[str, list[bytes]]) -> None:
+    error = refused(others)
+    assert error.message == "submission_id is required"
+    assert set(error.errors) >= {"submission_id"}
+
+
+def test_the_first_wrong_parameter_is_the_message_and_all_are_errors() -> None:
+    wrong = {"timeout": [b"0"], "wait": [b"x"], "file_type": [b"D1", b"D1"], "submission_id": [b"\xff"]}
+    expected = {"submission_id": NO_UTF_8, "file_type": TWICE, "wait": NO_FLAG, "timeout": NO_SECONDS}
+    while expected:
+        error = refused({**VALID, **wrong})
+        first = next(iter(expected))
+        assert error.message == f"{first}: {expected[first]}"
+        assert error.errors == {name: [reason] for name, reason in expected.items()}
+        del expected[first], wrong[first]
+
+
+def test_names_of_parameters_are_exact() -> None:
+    assert load({"WAIT": [b"x"], "Timeout": [b"x"], "timeout ": [b"x"]}) == load()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (["wait=5"], 5),
+        (["wait=007"], 7),
+        (["Wait=5"], 5),
+        (["  wait  =  5  "], 5),
+        (['wait="5"'], 5),
+        (["wait=5; foo=bar"], 5),
+        (['wait=5;foo="a, b";baz'], 5),
+        (["respond-async, wait=5"], 5),
+        (["respond-async,wait=5,handling=lenient"], 5),
+        (["return=minimal; x=1", "wait=5"], 5),
+        (['foo="a, wait=6", wait=5'], 5),
+        (['foo="a\\", wait=6", wait=5'], 5),
+        (['foo; bar="x, wait=6", wait=5'], 5),
+        (['wait=5; x="a, wait=6"'], 5),
+        (['foo="not closed', "wait=5"], 5),
+        (["", ",,", "wait=5"], 5),
+        (["wait=5, wait=6"], 5),
+        (["wait=5", "wait=6"], 5),
+        (["wait=5, wait=x"], 5),
+        (["waiting=6, wait=5"], 5),
+        (["wait=10000000000"], 1e10),
+        (["wait=" + "9" * 10_000], float("inf")),
+    ],
+)
+def test_a_preferred_wait(headers: list[str], seconds: float) -> None:
+    assert load({}, *headers) == StatusRequest(123, "D1", wait=True, timeout=seconds, preferred_wait=True)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "", ",", ";", "=", "wait", "wait=", "wait=0", "wait=000", 'wait="0"', "wait=-1", "wait=+5", "wait=5.5",
+        "wait=5s", "wait=1_0", "wait=1e3", "wait=5 6", 'wait="5', 'wait=5"', "wait='5'", 'wait="5 "', "wait==5",
+        "wait:5", "wait 5", "wait=٣", f"wait={FULLWIDTH_1.decode()}", "wait=x, wait=5", "wait=0, wait=5", "waits=5",
+        "await=5", "respond-async", "wait=\xff", 'foo="a, wait=5"', 'foo; bar="a, wait=5, b"', 'foo="a, wait=5',
+    ],
+)  # fmt: skip
+def test_a_preference_that_makes_no_sense_is_ignored(header: str) -> None:
+    assert load({}, header) == load()
+
+
+@pytest.mark.parametrize(
+    ("query", "wait", "timeout", "preferred"),
+    [
+        ({"wait": [b"false"]}, False, 5, False),
+        ({"timeout": [b"7"]}, True, 7, True),
+        ({"wait": [b"true"], "timeout": [b"7"]}, True, 7, True),
+        ({"wait": [b"false"], "timeout": [b"7"]}, False, 7, False),
+        ({"wait": [b"true"]}, True, 5, True),
+    ],
+)
+def test_the_query_wins_over_the_preference(
+    query: Mapping[str, list[bytes]],
+    wait: bool,  # noqa: FBT001 - a parameter of the test
+    timeout: float,
+    preferred: bool,  # noqa: FBT001 - the same
+) -> None:
+    asked = load(query, "wait=5")
+    assert (asked.wait, asked.timeout, asked.preferred_wait) == (wait, timeout, preferred)
+
+
+FINISHED = Job(
+    job_id=1234,
+    generation_status=GenerationStatus.FINISHED,
+    key="123/D1.csv",
+    size=10240,
+    start=datetime(2024, 1, 2, tzinfo=UTC),
+    end=datetime(2024, 11, 30, 23, 59, 59, tzinfo=UTC),
+    updated_at=datetime(2024, 2, 29, 4, 5, 6, 789000, tzinfo=UTC),
+)
+
+
+@pytest.mark.parametrize("file_type", ["D1", "D2"])
+def test_an_answer_for_a_range_of_days(file_type: str) -> None:
+    assert list(dump_answer(FINISHED, file_type, "https://s3/x").items()) == [
+        ("job_id", 1234),
+        ("status", "finished"),
+        ("file_type", file_type),
+        ("url", "https://s3/x"),
+        ("size", 10240),
+        ("start", "01/02/2024"),
+        ("end", "11/30/2024"),
+        ("message", ""),
+        ("generated_at", "02/29/2024 04:05:06"),
+    ]
+
+
+@pytest.mark.parametrize("file_type", ["E", "F"])
+def test_an_answer_without_days(file_type: str) -> None:
+    answer = dump_answer(FINISHED, file_type, "https://s3/x")
+    assert list(answer) == ["job_id", "status", "file_type", "url", "size", "message", "generated_at"]
+
+
+def test_an_answer_where_nothing_is_known() -> None:
+    assert dump_answer(NO_JOB, "D2", None) == {
+        "job_id": None,
+        "status": "invalid",
+        "file_type": "D2",
+        "url": "#",
+        "size": None,
+        "start": "",
+        "end": "",
+        "message": "",
+        "generated_at": None,
+    }
+
+
+@pytest.mark.parametrize("status", GenerationStatus)
+def test_an_answer_is_plain_json(status: GenerationStatus) -> None:
+    job = Job(job_id=1, generation_status=status, message="Näh\n\0")
+    answer = dump_answer(job, "E", None)
+    assert type(answer["status"]) is str
+    assert json.loads(json.dumps(answer)) == answer
+
+
+@pytest.mark.parametrize(
+    ("year", "day", "moment"),
+    [(1, "12/31/0001", "12/31/0001 00:00:00"), (999, "12/31/0999", "12/31/0999 00:00:00"), (9999, "12/31/9999", None)],
+)
+def test_a_year_has_four_digits(year: int, day: str, moment: str | None) -> None:
+    when = datetime(year, 12, 31, tzinfo=UTC)
+    job = Job(1, GenerationStatus.WAITING, start=when, end=when, updated_at=when if moment else None)
+    answer = dump_answer(job, "D1", None)
+    assert (answer["start"], answer["end"], answer["generated_at"]) == (day, day, moment)
+
+
+PARAMETERS = ["submission_id", "file_type", "wait", "timeout"]
+
+
+def outcome(query: dict[str, list[bytes]]) -> StatusRequest | InvalidRequest:
+    """The request that was understood, or why it was refused."""
+    try:
+        return load_request(query, ())
+    except InvalidRequest as error:
+        return error
+
+
+DIGITS = st.text("0123456789+-_.e ٣", max_size=25).map(str.encode)
+
+
+@given(st.sampled_from(PARAMETERS), st.lists(st.binary() | DIGITS, min_size=1, max_size=2))
+def test_any_bytes_are_understood_or_refused_by_name(name: str, values: list[bytes]) -> None:
+    asked = outcome({**VALID, name: values})
+    if isinstance(asked, InvalidRequest):
+        assert list(asked.errors) == [name]
+        assert asked.message == f"{name}: {asked.errors[name][0]}"
+    else:
+        assert len(values) == 1
+        assert 0 < asked.submission_id < 2**63
+        assert asked.file_type in {"D1", "D2", "E", "F"}
+        assert asked.timeout is None or asked.timeout > 0
+
+
+@given(st.dictionaries(st.sampled_from([*PARAMETERS, "x"]), st.lists(st.binary() | DIGITS, min_size=1, max_size=2)))
+def test_any_query_is_understood_or_refused(query: dict[str, list[bytes]]) -> None:
+    asked = outcome(query)
+    if isinstance(asked, InvalidRequest):
+        assert asked.errors.keys() <= set(PARAMETERS)
+        assert (asked.message == "submission_id is required") is ("submission_id" not in query)
+
+
+@given(st.lists(st.text() | st.text('wait=;," 05\\'), max_size=3))
+def test_no_preference_is_ever_refused(headers: list[str]) -> None:
+    asked = load({}, *headers)
+    assert asked.wait is asked.preferred_wait is (asked.timeout is not None)

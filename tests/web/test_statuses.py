@@ -1,0 +1,249 @@
+"""`GET /v1/generation_statuses/`: several files of a submission in one request, and in one hold."""
+
+import asyncio
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from tornado.httpclient import HTTPResponse
+
+from genstatus_server.model.jobs import job_from_document
+from genstatus_server.web.statuses import _first_leaves_waiting
+from tests.support.server import Server, body, remember, until
+from tests.support.world import Document, World
+
+STATUSES = "/v1/generation_statuses/"
+
+
+def ask(server: Server, token: str = "owner", headers: dict[str, str] | None = None, **query: object) -> Any:
+    parameters = {"submission_id": 1, "file_type": "D1,D2", **query}
+    path = f"{STATUSES}?" + "&".join(f"{name}={value}" for name, value in parameters.items())
+    return asyncio.ensure_future(server.fetch(path, headers={"X-Session-ID": token, **(headers or {})}))
+
+
+def files(response: HTTPResponse) -> list[tuple[Any, Any]]:
+    assert response.code == HTTPStatus.OK, response.body
+    return [(file["file_type"], file["status"]) for file in body(response)["files"]]
+
+
+async def put_jobs(world: World, *file_types: str) -> None:
+    for number, file_type in enumerate(file_types):
+        await world.put_job(100 + number, file_type)
+
+
+async def test_each_file_is_as_its_own_route_has_it_in_the_order_asked(server: Server, world: World) -> None:
+    await put_jobs(world, "D1", "D2", "E")
+    await world.finish(101, size=5)
+    response = await ask(server, file_type="F,D2,E,D1")
+    assert list(body(response)) == ["submission_id", "files"]
+    assert body(response)["submission_id"] == 1
+    singles = [body(await server.check(file_type=file_type)) for file_type in ("F", "D2", "E", "D1")]
+    for one, single in zip(body(response)["files"], singles, strict=True):
+        assert list(one) == list(single)
+        assert {**one, "url": None} == {**single, "url": None}
+    assert int(response.headers["Retry-After"]) > 0
+    assert "X-Wait-Result" not in response.headers
+
+
+async def test_one_file_may_be_asked_for_and_the_slash_left_out(server: Server) -> None:
+    response = await server.fetch(f"{STATUSES[:-1]}?submission_id=1&file_type=E", headers={"X-Session-ID": "owner"})
+    assert files(response) == [("E", "invalid")]
+    assert "Retry-After" not in response.headers
+
+
+FILE_TYPE = "file_type: Must be either D1, D2, E or F"
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ({"file_type": ""}, 400, FILE_TYPE),
+        ({"file_type": "D1,"}, 400, FILE_TYPE),
+        ({"file_type": "D1,%20D2"}, 400, FILE_TYPE),
+        ({"file_type": "D1,A"}, 400, FILE_TYPE),
+        ({"file_type": "D1,D1"}, 400, "file_type: Must name each file only once."),
+        ({"wait": "true"}, 400, "wait: Must be all or any"),
+        ({"wait": "all&wait=any"}, 400, "wait: Must be given only once."),
+        ({"timeout": "0"}, 400, "timeout: Must be a number of seconds greater than 0."),
+        ({"submission_id": "x"}, 400, "submission_id: Must be an integer from 1 to 9223372036854775807."),
+        ({"submission_id": "99"}, 400, "No such submission"),
+    ],
+)
+async def test_what_is_wrong_is_told(server: Server, query: Document, status: int, message: str) -> None:
+    response = await ask(server, **query)
+    assert (response.code, body(response)["message"]) == (status, message)
+
+
+async def test_who_may_not_see_the_submission_is_told_so_first(server: Server) -> None:
+    assert (await ask(server, "nobody", submission_id="x")).code == HTTPStatus.UNAUTHORIZED
+    assert (await ask(server, "stranger", wait="all")).code == HTTPStatus.FORBIDDEN
+
+
+async def test_any_ends_with_the_first_that_leaves_waiting(server: Server, world: World) -> None:
+    await put_jobs(world, "D1", "D2", "E")
+    await world.finish(102)  # It was there before: it ends nothing.
+    answer = ask(server, file_type="D1,D2,E", wait="any")
+    await server.held()
+    await world.finish(101)
+    response = await answer
+    assert files(response) == [("D1", "waiting"), ("D2", "finished"), ("E", "finished")]
+    assert response.headers["X-Wait-Result"] == "settled"
+    assert int(response.headers["Retry-After"]) > 0
+
+
+async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> None:
+    await put_jobs(world, "D1", "D2")
+    answer = ask(server, wait="all")
+    await server.held()
+    [waiter] = server.services.waiters._waiters
+    await world.finish(101)
+    await until(lambda: waiter.woken_at is not None)
+    await server.held()
+    await world.finish(100)
+    response = await answer
+    assert files(response) == [("D1", "finished"), ("D2", "finished")]
+    assert response.headers["X-Wait-Result"] == "settled"
+    assert "Retry-After" not in response.headers
+
+
+def test_any_waits_for_what_was_waiting_when_it_was_last_seen() -> None:
+    """What was remembered as finished may turn out, read anew, to be generated once more."""
+    waiting, finished = (job_from_document({"status": status}) for status in ("waiting", "failed"))
+    is_settled = _first_leaves_waiting()
+    assert is_settled([finished, finished])
+    assert not is_settled([waiting, finished])
+    assert not is_settled([waiting, finished])
+    assert is_settled([finished, finished])
+
+
+@pytest.mark.parametrize("wait", ["all", "any"])
+async def test_what_never_was_waiting_is_answered_at_once(server: Server, world: World, wait: str) -> None:
+    await world.put_job(100, "D1", status="failed")
+    response = await ask(server, wait=wait)
+    assert files(response) == [("D1", "failed"), ("D2", "invalid")]
+    assert response.headers["X-Wait-Result"] == "settled"
+
+
+@pytest.mark.parametrize("wait", ["all", "any"])
+async def test_the_deadline_is_an_answer(server: Server, world: World, wait: str) -> None:
+    await put_jobs(world, "D1", "D2")
+    await remember(server, world, "D1", "D2")
+    response = await ask(server, wait=wait, timeout=0.2)
+    assert files(response) == [("D1", "waiting"), ("D2", "waiting")]
+    assert response.headers["X-Wait-Result"] == "deadline"
+
+
+async def test_a_preference_asks_for_all(server: Server, world: World) -> None:
+    await put_jobs(world, "D1", "D2")
+    answer = ask(server, headers={"Prefer": "wait=20"})
+    await server.held()
+    await world.finish(100)
+    await world.finish(101)
+    response = await answer
+    assert files(response) == [("D1", "finished"), ("D2", "finished")]
+    assert response.headers["Preference-Applied"] == "wait=20"
+
+
+async def test_one_hold_counts_once_and_leaves_nothing(server: Server, world: World) -> None:
+    await put_jobs(world, "D1", "D2", "E", "F")
+    answer = ask(server, file_type="D1,D2,E,F", wait="all")
+    await server.held()
+    assert server.services.metrics.registry.get_sample_value("genstatus_held_requests") == 1
+    await world.log_out("owner")
+    assert (await answer).code == HTTPStatus.UNAUTHORIZED
+    assert not list(server.services.waiters.keys())
+
+
+async def test_a_drain_ends_it(server: Server, world: World) -> None:
+    await put_jobs(world, "D1")
+    answer = ask(server, wait="any")
+    await server.held()
+    server.services.waiters.close()
+    response = await answer
+    assert response.headers["X-Wait-Result"] == "draining"
+    assert response.headers["Connection"] == "close"
+
+
+class TestEntityTag:
+    """The `ETag`, and `If-None-Match` with `wait=any`."""
+
+    async def test_it_stays_while_nothing_differs_and_says_nothing_of_signatures(
+        self, server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await put_jobs(world, "D1", "D2")
+        await world.finish(100)
+        first = await ask(server)
+        server.services.presigner._urls.clear()
+        monkeypatch.setattr(server.services.presigner._signer, "_lifetime", 59)
+        second = await ask(server)
+        assert first.headers["ETag"] == second.headers["ETag"]
+        assert body(first) != body(second)
+        assert first.headers["ETag"].startswith('W/"')
+        assert (await ask(server, file_type="D2,D1")).headers["ETag"] != first.headers["ETag"]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"size": 7},
+            {"status": "failed", "message": "Out of rows."},
+            {"upload.key": "another.csv"},
+            {"upload.bucket": "another-bucket"},
+        ],
+    )
+    async def test_whatever_callers_can_see_changes_it(self, server: Server, world: World, fields: Document) -> None:
+        await put_jobs(world, "D1", "D2")
+        await world.finish(100)
+        known = (await ask(server)).headers["ETag"]
+        answer = ask(server, wait="any", headers={"If-None-Match": known})
+        await server.held()
+        await world.jobs.update_one({"_id": 100}, {"$set": fields})
+        response = await answer
+        assert response.headers["ETag"] != known
+        assert response.headers["X-Wait-Result"] == "settled"
+
+    async def test_a_change_between_two_requests_is_not_missed(self, server: Server, world: World) -> None:
+        await put_jobs(world, "D1", "D2")
+        known = (await ask(server)).headers["ETag"]
+        await world.finish(100)
+        await world.put_job(100, "D1")  # A new generation, which looks like the old one: nothing differs.
+        await world.finish(101)
+        response = await ask(server, wait="any", headers={"If-None-Match": known})
+        assert files(response) == [("D1", "waiting"), ("D2", "finished")]
+
+    async def test_a_file_that_is_there_does_not_end_the_hold(self, server: Server, world: World) -> None:
+        await put_jobs(world, "D1", "D2")
+        await world.finish(100)
+        known = (await ask(server)).headers["ETag"]
+        answer = ask(server, wait="any", headers={"If-None-Match": f'"other", {known.removeprefix("W/")}'})
+        await server.held()
+        await world.finish(101)
+        assert files(await answer) == [("D1", "finished"), ("D2", "finished")]
+
+    async def test_the_deadline_is_a_200_with_the_same_tag(self, server: Server, world: World) -> None:
+        await put_jobs(world, "D1", "D2")
+        await remember(server, world, "D1", "D2")
+        known = (await ask(server)).headers["ETag"]
+        response = await ask(server, wait="any", timeout=0.2, headers={"If-None-Match": known})
+        assert (response.code, response.headers["ETag"]) == (HTTPStatus.OK, known)
+        assert response.headers["X-Wait-Result"] == "deadline"
+
+    @pytest.mark.parametrize(("max_waits", "result"), [(0, "shed"), (1, "deadline")])
+    async def test_whoever_has_to_ask_again_is_told_when_though_nothing_waits(
+        self, server: Server, world: World, max_waits: int, result: str
+    ) -> None:
+        await remember(server, world, "D1", "D2")
+        server.services.settings = replace(server.services.settings, max_waits=max_waits)
+        known = (await ask(server)).headers["ETag"]
+        response = await ask(server, wait="any", timeout=0.2, headers={"If-None-Match": known})
+        assert files(response) == [("D1", "invalid"), ("D2", "invalid")]
+        assert response.headers["X-Wait-Result"] == result
+        assert int(response.headers["Retry-After"]) > 0
+
+    async def test_there_is_never_a_304(self, server: Server, world: World) -> None:
+        await remember(server, world, "D1", "D2")
+        known = (await ask(server)).headers["ETag"]
+        for wait in ({}, {"wait": "all"}):
+            assert (await ask(server, headers={"If-None-Match": known}, **wait)).code == HTTPStatus.OK
+        answer = await ask(server, wait="any", timeout=0.2, headers={"If-None-Match": "*"})
+        assert answer.code == HTTPStatus.OK
