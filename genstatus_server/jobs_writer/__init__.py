@@ -14,7 +14,7 @@ from genstatus_server.jobs_writer.errors import (
     NotInitialized,
 )
 from genstatus_server.jobs_writer.job import JobHandle
-from genstatus_server.jobs_writer.transfer import s3_client
+from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.writer import JobsWriter
 
 __all__ = [

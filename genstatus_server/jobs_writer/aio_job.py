@@ -1,6 +1,5 @@
 """`job`, for asyncio."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -8,19 +7,16 @@ from typing import TYPE_CHECKING, Any, Self
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
-from genstatus_server.jobs_writer.changes import Change, File, Lease
+from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.errors import LeaseLost
 from genstatus_server.jobs_writer.heartbeat import AsyncHeartbeat
+from genstatus_server.jobs_writer.parts import Source
 from genstatus_server.jobs_writer.state import JobState
 from genstatus_server.jobs_writer.terms import Terms
-from genstatus_server.jobs_writer.transfer import Progress, Sent, Source, send
+from genstatus_server.jobs_writer.transfer import Progress, upload_in_thread
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
-
-
-class _Cancelled(Exception):
-    """Ends the thread of an upload whose task was cancelled."""
 
 
 class AsyncJobHandle(JobState):
@@ -46,22 +42,24 @@ class AsyncJobHandle(JobState):
         self._started(await self._jobs.find_one_and_update(*self._starting(), return_document=ReturnDocument.AFTER))
         self._keep()
 
-    async def upload(
+    async def upload(  # noqa: PLR0913 - options, by keyword
         self,
         source: Source,
         bucket: str | None = None,
         key: str | None = None,
         *,
         content_type: str = "text/csv",
+        extra_args: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> int:
         """Send a file, by its path or as a stream of bytes, to S3; gives the number of bytes.
 
-        Runs in a thread; `progress` is called in the loop.
+        See `JobHandle.upload`. Runs in a thread; `progress` is called in the loop.
         """
         file = self._place_of(source, bucket, key)
         await self._write(self._begin_upload())
-        size = await self._send(source, file, content_type, progress)
+        args = {"ContentType": content_type} | dict(extra_args or {})
+        size = await upload_in_thread(self._s3, source, file, args, check=self.check_lease, progress=progress)
         await self._write(self._end_upload(file, size))
         self._is_uploaded, self._sent = True, size
         self._settle(settles=self._is_finished)
@@ -108,29 +106,6 @@ class AsyncJobHandle(JobState):
             self._settle()
         if missing is not None:
             raise missing
-
-    async def _send(self, source: Source, file: File, content_type: str, progress: Progress | None) -> int:
-        """Wait for the thread in any case: a cancelled upload is over before anybody goes on."""
-        loop, cancelled = asyncio.get_running_loop(), False
-
-        def check() -> None:
-            if cancelled:
-                raise _Cancelled
-            self.check_lease()
-
-        def told(sent: int) -> None:
-            if progress is not None:
-                loop.call_soon_threadsafe(progress, sent)
-
-        sending = loop.run_in_executor(None, lambda: send(self._s3(), source, file, content_type, Sent(told, check)))
-        try:
-            return await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            cancelled = True
-            await asyncio.wait([sending])
-            if not sending.cancelled():
-                sending.exception()  # Has been seen: it is `_Cancelled`, or came just before.
-            raise
 
     async def _write(self, change: Change) -> None:
         self._written((await self._jobs.update_one(*change)).matched_count)

@@ -14,8 +14,8 @@ from genstatus_server.jobs_writer import changes, queueing
 from genstatus_server.jobs_writer.aio_job import AsyncJobHandle
 from genstatus_server.jobs_writer.changes import Change
 from genstatus_server.jobs_writer.errors import LeaseLost
+from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.terms import Terms, checked_request
-from genstatus_server.jobs_writer.transfer import s3_client
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection

@@ -11,9 +11,10 @@ from pymongo.errors import PyMongoError
 from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.errors import LeaseLost
 from genstatus_server.jobs_writer.heartbeat import Heartbeat
+from genstatus_server.jobs_writer.parts import Source
 from genstatus_server.jobs_writer.state import JobState
 from genstatus_server.jobs_writer.terms import Terms
-from genstatus_server.jobs_writer.transfer import Progress, Sent, Source, send
+from genstatus_server.jobs_writer.transfer import Progress, upload
 
 
 class JobHandle(JobState):
@@ -44,23 +45,26 @@ class JobHandle(JobState):
         self._started(self._jobs.find_one_and_update(*self._starting(), return_document=ReturnDocument.AFTER))
         self._keep()
 
-    def upload(
+    def upload(  # noqa: PLR0913 - options, by keyword
         self,
         source: Source,
         bucket: str | None = None,
         key: str | None = None,
         *,
         content_type: str = "text/csv",
+        extra_args: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> int:
         """Send a file, by its path or as a stream of bytes, to S3; gives the number of bytes.
 
         `bucket` is the writer's unless named; `key` a place of this attempt's own, ending in the file type.
-        `progress` is called with the bytes sent so far. Raises what boto3 raises.
+        `extra_args` are boto3's ExtraArgs, such as `{"ServerSideEncryption": "aws:kms"}`. `progress` is called with the
+        bytes sent so far. Raises ValueError for what S3 cannot take, and what boto3 raises.
         """
         file = self._place_of(source, bucket, key)
         self._write(self._begin_upload())
-        size = send(self._s3(), source, file, content_type, Sent(progress, self.check_lease))
+        args = {"ContentType": content_type} | dict(extra_args or {})
+        size = upload(self._s3(), source, file, args, check=self.check_lease, progress=progress)
         self._write(self._end_upload(file, size))
         self._is_uploaded, self._sent = True, size
         self._settle(settles=self._is_finished)

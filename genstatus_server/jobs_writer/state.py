@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, File, Lease
 from genstatus_server.jobs_writer.errors import GenerationFailed, GenerationInvalid, LeaseLost, NothingUploaded
+from genstatus_server.jobs_writer.s3 import checked_file
 from genstatus_server.jobs_writer.terms import Terms, is_integer
 from genstatus_server.model.jobs import DEFAULT_FAILURE
 
@@ -63,7 +64,7 @@ class JobState:
         bucket = bucket or self._terms.bucket
         if not bucket:
             raise ValueError("no bucket: name one, here or when the writer is made")
-        return _file(bucket, own if key is None else key)
+        return checked_file(bucket, own if key is None else key)
 
     def _starting(self) -> Change:
         return changes.start(self.job_id, self.generation, self._lease)
@@ -82,7 +83,7 @@ class JobState:
             raise ValueError(f"size must be a number of bytes, not {size!r}")
         if None not in {size, self._sent} and size != self._sent:
             raise ValueError(f"size is {size}, but {self._sent} bytes were uploaded")
-        file = None if key is None else _file(bucket, key)
+        file = None if key is None else checked_file(bucket, key)
         return changes.finish(self.job_id, self._lease, size, file, settles=self._is_uploaded)
 
     def _failing(self, status: str, message: str) -> Change:
@@ -138,9 +139,3 @@ class JobState:
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(f"{self!r}: this worker does not hold its lease (any more); nothing was changed")
-
-
-def _file(bucket: str | None, key: str) -> File:
-    if not key:
-        raise ValueError("key must not be empty")
-    return File(bucket, key)

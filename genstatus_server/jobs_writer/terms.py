@@ -9,6 +9,7 @@ from typing import Final
 
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
+from genstatus_server.jobs_writer.s3 import checked_bucket
 from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 
 _MAX_ID: Final = 2**63 - 1
@@ -26,6 +27,8 @@ class Terms:
     def __post_init__(self) -> None:
         if not self.lease_seconds > 0 or not self.max_attempts > 0:
             raise ValueError("lease_seconds and max_attempts must be greater than 0")
+        if self.bucket is not None:
+            checked_bucket(self.bucket)
 
     @property
     def heartbeat_seconds(self) -> float:

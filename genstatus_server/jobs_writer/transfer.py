@@ -1,87 +1,258 @@
-"""Sends a file to S3: in parts, several at once, each tried again where need be.
+"""Sends a file to S3: in parts of a legal size, several at once, in bounded memory, and never for longer than wanted.
 
-By boto3's transfer manager, also for async workers, in a thread: it bounds its memory and clears away the parts of
-an upload that fails, and aiobotocore has nothing like it.
+boto3's own transfer manager is not used. It takes a short read for the end of a stream or sends it as a part that S3
+refuses, and while S3 hangs neither it nor the interpreter ends: its threads are waited for. Here the caller's thread
+reads, and waits for requests that run in daemon threads, so a signal, a lost lease and a cancelled task all end it.
 """
 
+import asyncio
+import io
+import itertools
+import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from os import PathLike
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Final, TypeVar
 
 from genstatus_server.jobs_writer.changes import File
+from genstatus_server.jobs_writer.parts import PART_SIZE, Source, opened, part_sizes, parts
+from genstatus_server.jobs_writer.s3 import check_access_point, checked_args, clients, members
 
-#: A file by its path, or a stream open for reading bytes, which need not be seekable.
-Source = str | PathLike[str] | BinaryIO
-#: Is told how many bytes have been sent so far. It is called from other threads, one call at a time.
+T = TypeVar("T")
+
+#: Is told how many bytes have been sent so far, after each part.
 Progress = Callable[[int], object]
 
+#: Seconds within which an upload that is told to stop ends, whatever S3 does.
+STOP_SECONDS: Final = 5.0
 
-def s3_client(region: str | None = None, endpoint_url: str | None = None, **options: Any) -> Any:
-    """A client of boto3's; credentials, and what is not given, come from the AWS chain.
+_log = logging.getLogger("genstatus_server.jobs_writer")
 
-    It signs with Signature V4 and addresses buckets as the server does: as paths on an `endpoint_url`. `options` are
-    those of botocore's Config, such as timeouts.
+_CHECK_SECONDS: Final = 0.2
+_PARTS_AT_ONCE: Final = 4
+_BYTES_AT_ONCE: Final = _PARTS_AT_ONCE * PART_SIZE
+
+
+def upload(  # noqa: PLR0913 - options, by keyword
+    client: Any,
+    source: Source,
+    file: File,
+    args: Mapping[str, Any],
+    *,
+    check: Callable[[], object],
+    progress: Progress | None = None,
+) -> int:
+    """Upload `source` to `file`, and give the number of bytes. `args` are boto3's ExtraArgs.
+
+    `check` and `progress` are called in this thread, `check` several times a second unless a read blocks. Whatever
+    they raise, and an exception that a signal's handler raises, ends the upload: within `STOP_SECONDS`, and what it
+    has sent is cleared away, where S3 answers in that time.
+
+    A stream is read from where it stands to its end, which is a read that gives no bytes. Raises ValueError for
+    a stream that says it stands at its end already; one that cannot tell is an empty file. Otherwise raises what
+    reading, boto3 or botocore raise.
     """
-    import boto3  # noqa: PLC0415 - of the extra `worker`; whoever hands in a client of their own may go without
-    from botocore.config import Config  # noqa: PLC0415 - the same
+    check_access_point(client, file)
+    clients.prepare(client)
+    transfer = _Transfer(client, file, args, check, progress)
+    try:
+        with opened(source) as (stream, size):
+            return transfer.send(parts(stream, part_sizes(size), transfer.poll))
+    except BaseException:
+        transfer.stop()
+        raise
 
-    compatible: dict[str, Any] = {}
-    if endpoint_url:
-        # Over TLS boto3 sends a checksum after the body, in a form that many S3-compatible servers do not know.
-        compatible = {"s3": {"addressing_style": "path"}, "request_checksum_calculation": "when_required"}
-    config = Config(signature_version="s3v4", **(compatible | options))
-    return boto3.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
+async def upload_in_thread(  # noqa: PLR0913 - options, by keyword
+    client: Callable[[], Any],
+    source: Source,
+    file: File,
+    args: Mapping[str, Any],
+    *,
+    check: Callable[[], object],
+    progress: Progress | None = None,
+) -> int:
+    """`upload` in a daemon thread, for asyncio. `progress` is called in the loop, `client` and `check` in the thread.
 
-class Sent:
-    """Counts the bytes and tells `progress`; what `check` raises ends the upload.
-
-    Bytes that have to be sent again are taken off first: boto3 gives a negative number.
+    Where the task is cancelled, the upload has ended before this raises, or its thread is blocked in a read of
+    `source` for longer than `STOP_SECONDS` and ends after that. A second cancellation is not held up.
     """
+    loop, cancelled = asyncio.get_running_loop(), threading.Event()
 
-    def __init__(self, progress: Progress | None, check: Callable[[], object]) -> None:
-        self.count = 0
-        self.check = check
-        self._progress = progress
-        self._lock = threading.Lock()
+    def checked() -> None:
+        if cancelled.is_set():
+            raise _Stopped
+        check()
 
-    def __call__(self, count: int) -> None:
-        self.check()
-        with self._lock:
-            self.count += count
-            if self._progress is not None:
-                self._progress(self.count)
+    def told(sent: int) -> None:
+        if progress is not None:
+            loop.call_soon_threadsafe(progress, sent)
 
-
-def send(client: Any, source: Source, file: File, content_type: str, sent: Sent) -> int:
-    """Upload `source`, and give the number of bytes. What `sent` raises on the way ends the upload."""
-    with _opened(source) as stream:
-        read = _Checked(stream, sent.check)
-        client.upload_fileobj(read, file.bucket, file.key, ExtraArgs={"ContentType": content_type}, Callback=sent)
-    return sent.count
+    sending = in_daemon_thread(lambda: upload(client(), source, file, args, check=checked, progress=told))
+    waiting = asyncio.wrap_future(sending)
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # It may come when nobody waits.
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        cancelled.set()
+        await asyncio.wait([waiting], timeout=STOP_SECONDS + 1)
+        raise
 
 
-class _Checked:
-    """A stream that `check` ends: boto3 reads a stream to its end, also where the upload has failed before."""
+def in_daemon_thread(function: Callable[[], T]) -> "Future[T]":
+    """Call `function` in a thread of its own, which does not keep the program from ending."""
+    future: Future[T] = Future()
 
-    def __init__(self, stream: BinaryIO, check: Callable[[], object]) -> None:
-        self._stream, self._check = stream, check
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the result raises it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
-    def read(self, size: int = -1) -> bytes:
+    threading.Thread(target=run, name="s3-upload", daemon=True).start()
+    return future
+
+
+class _Stopped(Exception):
+    """Ends the threads of an upload that was told to stop."""
+
+
+class _Body(io.BytesIO):
+    """The body of a request that ends, and is not tried again, once the upload is stopped."""
+
+    def __init__(self, data: bytes, stopped: threading.Event) -> None:
+        super().__init__(data)
+        self._stopped = stopped
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._stopped.is_set():
+            raise _Stopped
+        return super().read(size)
+
+
+def _popped(ahead: deque[bytes], pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`ahead` and then `pieces`; none is kept."""
+    while ahead:
+        yield ahead.popleft()
+    yield from pieces
+
+
+class _Transfer:
+    """The requests of one upload. Only `_clear_away`, and the requests, run in other threads."""
+
+    def __init__(
+        self,
+        client: Any,
+        file: File,
+        args: Mapping[str, Any],
+        check: Callable[[], object],
+        progress: Progress | None,
+    ) -> None:
+        self._client, self._check, self._progress = client, check, progress
+        self._place = {"Bucket": file.bucket, "Key": file.key}
+        self._args = checked_args(client, args)
+        self._stopped = threading.Event()
+        self._started: list[Future[Any]] = []
+        self._created: Future[Any] | None = None
+        self._upload_id = ""
+        self._running: dict[Future[Any], tuple[int, int]] = {}  # Number and size of each part that is on its way.
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._sent = 0
+
+    def send(self, pieces: Iterator[bytes]) -> int:
+        ahead = deque(itertools.islice(pieces, 2))
+        if len(ahead) > 1:
+            self._send_parts(_popped(ahead, pieces))
+        else:
+            size, body = len(ahead[0]), _Body(ahead[0], self._stopped)
+            self._result(self._request("put_object", self._known("PutObject"), Body=body))
+            self._count(size)
+        return self._sent
+
+    def poll(self) -> None:
+        """Raise what ends the upload: what the caller's check raises, or the error of a part."""
         self._check()
-        return self._stream.read(size)
+        for future in [future for future in self._running if future.done()]:
+            number, size = self._running.pop(future)
+            sums = {name: value for name, value in future.result().items() if name.startswith("Checksum")}
+            self._parts[number] = {"PartNumber": number, "ETag": future.result()["ETag"]} | sums
+            self._count(size)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def stop(self) -> None:
+        """Have nothing of the upload left, or have that done in the background where it takes longer."""
+        self._stopped.set()
+        cleared = in_daemon_thread(self._clear_away)
+        wait([cleared], STOP_SECONDS)
+        error = cleared.exception() if cleared.done() else TimeoutError()
+        if error is not None:
+            _log.warning("parts of an upload to %s were not cleared away: %s", self._place, type(error).__name__)
 
+    def _clear_away(self) -> None:
+        wait(self._started)  # A part that arrives after the end of its upload would stay.
+        if self._created is not None and self._created.exception() is None:
+            self._upload_id = self._created.result()["UploadId"]
+            self._request("abort_multipart_upload", self._upload_args("AbortMultipartUpload")).result()
 
-@contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    if not isinstance(source, str | PathLike):
-        yield source
-        return
-    with Path(source).open("rb") as stream:
-        yield stream
+    def _send_parts(self, pieces: Iterable[bytes]) -> None:
+        self._created = self._request("create_multipart_upload", self._creation_args())
+        self._upload_id = self._result(self._created)["UploadId"]
+        args = self._upload_args("UploadPart")
+        for number, data in enumerate(pieces, 1):
+            size = len(data)
+            self._wait_for_fewer_than(max(1, min(_PARTS_AT_ONCE, _BYTES_AT_ONCE // size)))
+            request = self._request("upload_part", args, PartNumber=number, Body=_Body(data, self._stopped))
+            self._running[request] = number, size
+            del data  # Not kept while the next part is read.
+        self._wait_for_fewer_than(1)
+        done = {"Parts": [self._parts[number] for number in sorted(self._parts)]}
+        args = self._upload_args("CompleteMultipartUpload")
+        self._result(self._request("complete_multipart_upload", args, MultipartUpload=done))
+
+    def _wait_for_fewer_than(self, count: int) -> None:
+        while len(self._running) >= count:
+            wait(self._running, _CHECK_SECONDS, FIRST_COMPLETED)
+            self.poll()
+
+    def _result(self, future: "Future[Any]") -> Any:
+        while not wait([future], _CHECK_SECONDS).done:
+            self._check()
+        return future.result()
+
+    def _request(self, operation: str, args: Mapping[str, Any], **more: Any) -> "Future[Any]":
+        method, request = getattr(self._client, operation), {**self._place, **args, **more}
+        future = in_daemon_thread(lambda: method(**request))
+        self._started = [other for other in self._started if not other.done()] + [future]
+        return future
+
+    def _count(self, size: int) -> None:
+        self._sent += size
+        if self._progress is not None:
+            self._progress(self._sent)
+
+    def _creation_args(self) -> dict[str, Any]:
+        """The algorithm is named here too: S3 refuses parts whose checksum it was not told of."""
+        args, whole = self._known("CreateMultipartUpload"), self._whole_checksum()
+        if whole is not None:
+            return args | {"ChecksumType": "FULL_OBJECT", "ChecksumAlgorithm": whole.removeprefix("Checksum")}
+        if self._client.meta.config.request_checksum_calculation == "when_supported":
+            return {"ChecksumAlgorithm": "CRC32"} | args
+        return args
+
+    def _upload_args(self, operation: str) -> dict[str, Any]:
+        """Of the caller's arguments those that `operation` takes as well, and which upload it belongs to."""
+        args = self._known(operation) | {"UploadId": self._upload_id}
+        if operation == "UploadPart":
+            args.pop(self._whole_checksum() or "", None)
+        return args
+
+    def _known(self, operation: str) -> dict[str, Any]:
+        taken = members(self._client, operation)
+        return {name: value for name, value in self._args.items() if name in taken}
+
+    def _whole_checksum(self) -> str | None:
+        """The argument that gives a checksum of the whole file."""
+        settings = {"ChecksumAlgorithm", "ChecksumType"}
+        return next((name for name in self._args if name.startswith("Checksum") and name not in settings), None)
