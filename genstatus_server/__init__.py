@@ -1,3 +1,3 @@
 """Answers whether the file of a submission has been generated, and holds the question until it has."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
