@@ -4,27 +4,25 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from importlib import import_module
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 from tornado.netutil import bind_sockets
 
 from genstatus_server import __version__
 from genstatus_server.model.errors import StartupError
-from genstatus_server.mongo.schema import initialize
 from genstatus_server.server.demo import run_demo
 from genstatus_server.server.run import run_server
 from genstatus_server.server.supervisor import inherited_sockets
-from genstatus_server.settings import OPTIONS, BadSettings, Settings, load_settings
+from genstatus_server.settings import BadSettings, Settings, load_settings, with_flags
 from genstatus_server.telemetry import log
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _BACKLOG: Final = 4096
 #: Commands that are imported only when they are used, because the server needs neither them nor their libraries.
 _LAZY_COMMANDS: Final = {
+    "init-db": "admin.init_db",
     "init-roles": "admin.roles",
     "job": "admin.jobs",
     "session": "admin.sessions",
@@ -45,15 +43,6 @@ def main() -> None:
     except StartupError as error:
         click.echo(f"genstatus: {error}", err=True)
         sys.exit(1)
-
-
-def with_settings(command: F) -> F:
-    """Give `command` the flags of every option, and `--config`."""
-    for option in reversed(OPTIONS):
-        shown = "" if option.default in (None, ()) else f" [default: {option.default}]"
-        command = click.option(option.flag, option.name, metavar="VALUE", help=f"{option.help}{shown}")(command)
-    config = click.option("--config", metavar="FILE", help="TOML file with options; flags and the environment win.")
-    return config(command)
 
 
 def settings_of(config: str | None, flags: dict[str, str | None]) -> Settings:
@@ -82,7 +71,7 @@ def commands() -> None:
 
 
 @commands.command()
-@with_settings
+@with_flags()
 def serve(config: str | None, **flags: str | None) -> None:
     """Run the server. Each option can also be set in the environment: --url-ttl as GENSTATUS_URL_TTL."""
     settings = settings_of(config, flags)
@@ -91,25 +80,12 @@ def serve(config: str | None, **flags: str | None) -> None:
 
 
 @commands.command()
-@with_settings
+@with_flags()
 def demo(config: str | None, **flags: str | None) -> None:
     """Run the server on an embedded MongoDB and S3, with sample data and a worker that keeps finishing a job."""
     settings = settings_of(config, flags)
     _set_up_log(settings)
     run(run_demo(settings, listen(settings)))
-
-
-@commands.command("init-db")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@with_settings
-def init_db(config: str | None, *, dry_run: bool, **flags: str | None) -> None:
-    """Make the collections with their validators, and the indexes. Safe to repeat."""
-    settings = settings_of(config, flags)
-    if settings.mongodb_uri is None:
-        raise BadSettings(["mongodb_uri: init-db needs to be told which MongoDB, by --mongodb-uri"])
-    lines = list(initialize(settings.mongodb_uri, settings.mongodb_database, dry_run=dry_run))
-    for line in lines or [f"{settings.mongodb_database}: nothing to do"]:
-        click.echo(line)
 
 
 def listen(settings: Settings) -> list[socket.socket]:

@@ -11,12 +11,15 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+import click
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 ENVIRONMENT_PREFIX: Final = "GENSTATUS_"
 _LONGEST_DATABASE_NAME: Final = 63
@@ -35,13 +38,31 @@ class BadSettings(Exception):
 
 
 @dataclass(frozen=True)
+class Kind:
+    """The kind of an option's value: its name in `--help`, and how a text, or a value of the file, is parsed.
+
+    `parse` raises ValueError.
+    """
+
+    metavar: str
+    parse: Callable[[Any], Any]
+
+
+def _kind(metavar: str) -> Callable[[Callable[[Any], Any]], Kind]:
+    return lambda parse: Kind(metavar, parse)
+
+
+@dataclass(frozen=True)
 class Option:
-    """One option. `parse` turns a text, or a value of the configuration file, into a setting or raises ValueError."""
+    """One option of the server."""
 
     name: str
     default: Any
-    parse: Callable[[Any], Any]
+    kind: Kind
     help: str
+
+    def parse(self, value: Any) -> Any:
+        return self.kind.parse(value)
 
     @property
     def flag(self) -> str:
@@ -52,7 +73,8 @@ class Option:
         return ENVIRONMENT_PREFIX + self.name.upper()
 
 
-def _whole(low: int, high: int) -> Callable[[Any], int]:
+def _whole(low: int, high: int) -> Kind:
+    @_kind("NUMBER")
     def parse(value: Any) -> int:
         text = str(value).strip()
         if isinstance(value, bool) or not (re.fullmatch("[0-9]{1,20}", text) and low <= int(text) <= high):
@@ -62,7 +84,8 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
     return parse
 
 
-def _seconds(low: float, high: float) -> Callable[[Any], float]:
+def _seconds(low: float, high: float) -> Kind:
+    @_kind("SECONDS")
     def parse(value: Any) -> float:
         try:
             seconds = float("nan" if isinstance(value, bool) else value)
@@ -81,7 +104,8 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
-def _choice(*choices: str) -> Callable[[Any], str]:
+def _choice(*choices: str) -> Kind:
+    @_kind("|".join(choices))
     def parse(value: Any) -> str:
         if value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
@@ -90,6 +114,7 @@ def _choice(*choices: str) -> Callable[[Any], str]:
     return parse
 
 
+@_kind("true|false")
 def _flag(value: Any) -> bool:
     text = str(value).strip().lower()
     if text not in ("true", "false", "1", "0"):
@@ -110,6 +135,7 @@ def _url(*schemes: str) -> Callable[[Any], str]:
     return parse
 
 
+@_kind("URI")
 def _mongodb_uri(value: Any) -> str:
     uri = _url("mongodb", "mongodb+srv")(value)
     try:
@@ -122,6 +148,7 @@ def _mongodb_uri(value: Any) -> str:
     return uri
 
 
+@_kind("URL")
 def _endpoint_url(value: Any) -> str:
     url = _url("http", "https")(value)
     port = re.search(r":([0-9]{1,5})$", urlsplit(url).netloc)
@@ -132,7 +159,8 @@ def _endpoint_url(value: Any) -> str:
     return url
 
 
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
+def _matching(pattern: re.Pattern[str], metavar: str, what: str) -> Kind:
+    @_kind(metavar)
     def parse(value: Any) -> str:
         text = _text(value)
         if not pattern.fullmatch(text):
@@ -142,6 +170,7 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[Any], str]:
     return parse
 
 
+@_kind("NAME")
 def _database(value: Any) -> str:
     text = _text(value)
     if len(text.encode()) > _LONGEST_DATABASE_NAME or any(character in '/\\. "$*<>:|?\0' for character in text):
@@ -149,6 +178,7 @@ def _database(value: Any) -> str:
     return text
 
 
+@_kind("ORIGIN,…")
 def _origins(value: Any) -> tuple[str, ...]:
     each = value.split(",") if isinstance(value, str) else value
     if not isinstance(each, list) or not all(isinstance(origin, str) for origin in each):
@@ -166,25 +196,25 @@ def _default_data_dir() -> str:
 
 
 OPTIONS: Final = (
-    Option("address", "127.0.0.1", _text, "Address to listen on."),
+    Option("address", "127.0.0.1", Kind("ADDRESS", _text), "Address to listen on."),
     Option("port", 8888, _whole(0, _LARGEST_PORT), "Port to listen on; 0 picks a free one, which is logged."),
     Option(
         "mongodb_uri",
         None,
         _mongodb_uri,
-        "MongoDB to read: a replica set or mongos. Without it, an embedded mongod is started.",
+        "MongoDB to use: a replica set or mongos. Without it, serve starts an embedded mongod.",
     ),
     Option("mongodb_database", "genstatus", _database, "Database with the jobs, submissions, users and sessions."),
     Option(
         "s3_bucket",
         None,
-        _matching(_BUCKET, "a bucket's name, or an access point's ARN"),
+        _matching(_BUCKET, "BUCKET", "a bucket's name, or an access point's ARN"),
         "Bucket of the files whose job names no bucket.",
     ),
     Option(
         "s3_region",
         None,
-        _matching(_REGION, "a region's name, such as us-gov-west-1"),
+        _matching(_REGION, "REGION", "a region's name, such as us-gov-west-1"),
         "Region of the bucket; else the one that the AWS configuration names.",
     ),
     Option("s3_endpoint_url", None, _endpoint_url, "URL of an S3-compatible server; without it, AWS."),
@@ -202,15 +232,40 @@ OPTIONS: Final = (
     Option("drain_timeout", 10.0, _seconds(0, 3600), "Seconds from SIGTERM to the exit at the latest."),
     Option("cors_origins", (), _origins, "Origins whose pages may call, separated by commas."),
     Option("processes", 1, _whole(0, 256), "Server processes that share the port; 0 for one per core."),
-    Option("data_dir", _default_data_dir(), _text, "Folder of the embedded MongoDB and S3; it is kept."),
+    Option(
+        "data_dir", _default_data_dir(), Kind("FOLDER", _text), "Folder of the embedded MongoDB and S3; it is kept."
+    ),
     Option("log_format", "auto", _choice("auto", "json", "human"), "json, human or auto: for a human on a terminal."),
     Option(
         "access_log",
         default=True,
-        parse=_flag,
+        kind=_flag,
         help="Whether each request is logged: true or false; one that fails is in any case.",
     ),
 )
+
+
+def with_flags(*names: str) -> Callable[[C], C]:
+    """Give a command the flags of these options, of all where none is named, and `--config`."""
+
+    def decorate(command: C) -> C:
+        for option in reversed([each for each in OPTIONS if not names or each.name in names]):
+            shown = "" if option.default in (None, ()) else f" [default: {option.default}]"
+            metavar = option.kind.metavar
+            command = click.option(option.flag, option.name, metavar=metavar, help=f"{option.help}{shown}")(command)
+        return click.option("--config", metavar="FILE", help="TOML file with options; flags and the environment win.")(
+            command
+        )
+
+    return decorate
+
+
+def mongodb_settings(flags: Mapping[str, str | None], config: str | None) -> "Settings":
+    """The settings of a command that needs a MongoDB to be named. Raises `BadSettings`."""
+    settings = load_settings(flags, os.environ, config)
+    if settings.mongodb_uri is None:
+        raise BadSettings(["mongodb_uri: name the MongoDB, with --mongodb-uri or GENSTATUS_MONGODB_URI"])
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
