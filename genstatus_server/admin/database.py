@@ -1,51 +1,63 @@
 """What the admin commands have in common: the database that they work on, and the ids in it."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Final
 
 import click
-from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from genstatus_server.model.jobs import whole_number
+from genstatus_server.model.jobs import LARGEST_ID, whole_number
+from genstatus_server.mongo.client import CODEC
+from genstatus_server.mongo.errors import explain
+from genstatus_server.mongo.queries import USERS
 from genstatus_server.mongo.schema import open_client
-from genstatus_server.settings import BadSettings, load_settings
-from genstatus_server.telemetry import log
+from genstatus_server.settings import mongodb_settings, with_flags
 
 Document = dict[str, Any]
 Command = Callable[..., Any]
 
 _ATTEMPTS: Final = 10
-#: Whatever lies in a document can be shown.
-_CODEC: Final[CodecOptions[Document]] = CodecOptions(
-    tz_aware=True, unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
+
+#: An id of a document.
+ID: Final = click.IntRange(1, LARGEST_ID)
+
+
+def printable(value: str) -> str:
+    """A text that can be stored and printed, as the type of an option."""
+    if not value or not value.isprintable():
+        raise click.BadParameter("must be a text of printable characters that is not empty")
+    return value
 
 
 def with_database(command: Command) -> Command:
     """Give `command` the database as its first argument, and the flags that say which it is."""
 
-    @click.option("--mongodb-uri", metavar="VALUE", help="MongoDB to work on; else GENSTATUS_MONGODB_URI.")
-    @click.option("--mongodb-database", metavar="VALUE", help="Database to work on. [default: genstatus]")
-    @click.option("--config", metavar="FILE", help="TOML file with options; flags and the environment win.")
+    @with_flags("mongodb_uri", "mongodb_database")
     @wraps(command)
     def run(
         *arguments: Any, config: str | None, mongodb_uri: str | None, mongodb_database: str | None, **options: Any
     ) -> None:
         flags = {"mongodb_uri": mongodb_uri, "mongodb_database": mongodb_database}
-        settings = load_settings(flags, os.environ, config)
-        if settings.mongodb_uri is None:
-            raise BadSettings(["mongodb_uri: say which MongoDB, by --mongodb-uri"])
-        with _opened(settings.mongodb_uri, settings.mongodb_database) as database:
+        settings = mongodb_settings(flags, config)
+        with opened(settings.mongodb_uri or "", settings.mongodb_database) as database:
             command(database, *arguments, **options)
 
     return run
+
+
+@contextmanager
+def opened(uri: str, name: str) -> Iterator[Database[Document]]:
+    """The database `name`. An error of the driver's within the block ends the command with one line."""
+    try:
+        with open_client(uri) as client:
+            yield client.get_database(name, codec_options=CODEC, write_concern=WriteConcern("majority"))
+    except PyMongoError as error:
+        raise click.ClickException(explain(error)) from error
 
 
 def insert_with_free_id(collection: Collection[Document], document: Document, document_id: int | None) -> Document:
@@ -64,8 +76,8 @@ def insert_with_free_id(collection: Collection[Document], document: Document, do
 
 def find_user(database: Database[Document], who: str) -> Document:
     """The user with this id or email."""
-    query = {"_id": int(who)} if who.isascii() and who.isdigit() else {"email": who}
-    found = list(database["users"].find(query).limit(2))
+    is_id = who.isascii() and who.isdigit() and len(who) <= len(str(LARGEST_ID)) and int(who) <= LARGEST_ID
+    found = list(database[USERS].find({"_id": int(who)} if is_id else {"email": who}).limit(2))
     if len(found) != 1:
         raise click.ClickException(f"there is {'more than one' if found else 'no'} user {who}")
     return found[0]
@@ -74,12 +86,3 @@ def find_user(database: Database[Document], who: str) -> Document:
 def _highest_id(collection: Collection[Document]) -> int:
     highest = collection.find_one({"_id": {"$type": "number"}}, ["_id"], sort=[("_id", -1)])
     return (whole_number(highest["_id"]) or 0) if highest else 0
-
-
-@contextmanager
-def _opened(uri: str, name: str) -> Iterator[Database[Document]]:
-    try:
-        with open_client(uri) as client:
-            yield client.get_database(name, codec_options=_CODEC, write_concern=WriteConcern("majority"))
-    except PyMongoError as error:
-        raise click.ClickException(log.cause(error)) from error

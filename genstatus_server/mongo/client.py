@@ -47,7 +47,7 @@ SILENCE_MS: Final = 3000
 
 # Whatever lies in a document must be readable: an invalid string is decoded with replacement characters, a date
 # beyond Python's range becomes a DatetimeMS. Either is then judged by `jobs`, and neither can stop the change stream.
-_CODEC: Final[CodecOptions[Document]] = CodecOptions(
+CODEC: Final[CodecOptions[Document]] = CodecOptions(
     tz_aware=True,
     unicode_decode_error_handler="replace",
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
@@ -74,7 +74,7 @@ async def open_database(uri: str, name: str, *, streaming: bool = False) -> Asyn
     try:
         yield client.get_database(
             name,
-            codec_options=_CODEC,
+            codec_options=CODEC,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
         )

@@ -16,9 +16,9 @@ from genstatus_server.jobs_writer.changes import COUNTERS, OLDEST_FIRST
 from genstatus_server.model.errors import StartupError
 from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 from genstatus_server.mongo import client as mongodb
+from genstatus_server.mongo.errors import explain
 from genstatus_server.mongo.migration import Index, Kind, Shape, Step, steps
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
-from genstatus_server.telemetry import log
 
 _CONNECT_MS: Final = 5000
 
@@ -176,7 +176,7 @@ def initialize(uri: str, name: str, *, dry_run: bool = False) -> Iterator[str]:
                         _take(client[name], step)
                     yield f"{name}: {'would ' if dry_run else ''}{step.kind} {step.text}"
     except PyMongoError as error:
-        raise StartupError(f"init-db: {log.cause(error)}") from error
+        raise StartupError(f"init-db: {explain(error)}") from error
 
 
 def open_client(uri: str) -> MongoClient[dict[str, Any]]:

@@ -1,0 +1,42 @@
+"""What an error of MongoDB's driver means, in one plain line for an operator."""
+
+from typing import Final
+
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+
+#: What a text of the driver's has in it where no server could be used, and why that is.
+_REASONS: Final = (
+    ("Connection refused", "nothing listens there"),
+    ("Name or service not known", "the host name is unknown"),
+    ("No address associated", "the host name is unknown"),
+    ("name resolution", "the host name cannot be resolved now"),
+    ("certificate", "the TLS certificate is not accepted"),
+    ("SSL", "the TLS handshake fails"),
+    ("connection closed", "it closes the connection; TLS may be on at one end only"),
+    ("No replica set members match", "it has no primary"),
+    ("No primary available", "it has no primary"),
+    ("replica set name", "the replica set has another name"),
+    ("does not exist", "its DNS record does not exist"),
+    ("timed out", "it does not answer in time"),
+)
+
+_CODES: Final = {
+    11: "there is no such user, or its password is another one",
+    13: "the user may not do this: see `genstatus init-roles` for the roles",
+    18: "the user name, the password or the authSource is wrong",
+    121: "the document does not pass the validator of its collection",
+    8000: "the user name, the password or the authSource is wrong",
+    11600: "MongoDB is shutting down",
+}
+
+
+def explain(error: PyMongoError) -> str:
+    """The meaning of `error` in one line, without the driver's own text: that shows hosts, sessions and keys."""
+    if isinstance(error, OperationFailure):
+        name = (error.details or {}).get("codeName", "unknown error")
+        return f"MongoDB refused: {_CODES.get(error.code or 0, f'{name} (code {error.code})')}"
+    text = str(error)
+    reason = next((reason for part, reason in _REASONS if part in text), None)
+    if isinstance(error, ConfigurationError):
+        return f"the MongoDB URI cannot be used: {reason or 'its options do not fit together'}"
+    return f"MongoDB cannot be reached: {reason or 'the connection fails'}"
