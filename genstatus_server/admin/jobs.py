@@ -1,4 +1,4 @@
-"""`genstatus job`: what lies in `jobs`, and what callers are told of it."""
+"""`genstatus job`: the documents in `jobs`, and the status that callers get for them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import click
 from pymongo.database import Database
 
-from genstatus_server.admin.database import Document, with_database
+from genstatus_server.admin.database import ID, Document, with_database
 from genstatus_server.admin.output import age, duration, show_all, show_one, with_json
-from genstatus_server.model.jobs import FILE_TYPES, Job, job_from_document
+from genstatus_server.model.jobs import FILE_TYPES, GenerationStatus, Job, job_from_document
+from genstatus_server.mongo.queries import JOBS
 
 
 @click.group()
@@ -17,20 +18,23 @@ def job() -> None:
 
 
 @job.command()
-@click.argument("submission_id", type=click.IntRange(1, 2**63 - 1), metavar="SUBMISSION")
+@click.argument("submission_id", type=ID, metavar="SUBMISSION")
 @click.argument("file_type", type=click.Choice(FILE_TYPES), metavar="FILE_TYPE")
 @with_json
 @with_database
 def show(database: Database[Document], submission_id: int, file_type: str, *, as_json: bool) -> None:
-    """Show the job that generates a file of a submission: its document, and what callers are told."""
-    document = database["jobs"].find_one({"submission_id": submission_id, "file_type": file_type})
+    """Show the job that generates a file of a submission: its document, and the status that callers get."""
+    document = database[JOBS].find_one({"submission_id": submission_id, "file_type": file_type})
     if document is None:
-        raise click.ClickException(f"submission {submission_id} has no job for {file_type}: callers are told `invalid`")
+        raise click.ClickException(f"submission {submission_id} has no job for {file_type}: callers get `invalid`")
     found = job_from_document(document)
-    told: Document = {"generation_status": found.generation_status.value, "nothing_happened_for": age(found.updated_at)}
+    shown: Document = {
+        "generation_status": found.generation_status.value,
+        "nothing_happened_for": age(found.updated_at),
+    }
     if found.problems:
-        told["problems"] = list(found.problems)
-    show_one(told | document, as_json=as_json)
+        shown["problems"] = list(found.problems)
+    show_one(shown | document, as_json=as_json)
 
 
 @job.command("list")
@@ -38,33 +42,37 @@ def show(database: Database[Document], submission_id: int, file_type: str, *, as
     "--stuck",
     type=duration,
     metavar="TIME",
-    help="Only those that callers wait for and nothing happened to for so long.",
+    help="Only waiting jobs that were not updated for this long, such as 2h.",
 )
-@click.option("--status", type=click.Choice(["waiting", "finished", "failed", "invalid"]), help="As callers see it.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option(
+    "--status",
+    type=click.Choice([each.value for each in GenerationStatus]),
+    help="Only jobs with this status for callers.",
+)
+@click.option("--limit", type=click.IntRange(1, 100_000), metavar="NUMBER", default=100, show_default=True)
 @with_json
 @with_database
 def list_(database: Database[Document], stuck: int | None, status: str | None, limit: int, *, as_json: bool) -> None:
-    """List jobs, those first to which nothing has happened for longest."""
+    """List jobs, the longest without an update first."""
     query: Document = {}
     if stuck is not None:
         if status not in (None, "waiting"):
             raise click.UsageError("a job that is stuck has the status waiting")
         status = "waiting"
-        # Not "less than": a job that does not say when it was updated is stuck until somebody says otherwise.
+        # Not "less than": a job without `updated_at` counts as stuck.
         query["updated_at"] = {"$not": {"$gte": datetime.now(UTC) - timedelta(seconds=stuck)}}
     if status == "waiting":
         query |= {"status": {"$in": ["waiting", "running", "finished"]}}
         query |= {"upload.status": {"$in": [None, "waiting", "running"]}}
     rows = []
-    # What a status means is known in one place, so whether it is this one is asked there.
-    for document in database["jobs"].find(query).sort([("updated_at", 1), ("_id", 1)]):
+    # The query is a first selection; what a document means is decided in `model` alone.
+    for document in database[JOBS].find(query).sort([("updated_at", 1), ("_id", 1)]):
         found = job_from_document(document)
         if status in (None, found.generation_status.value):
             rows.append(_row(document, found))
         if len(rows) == limit:
             break
-    show_all(rows, as_json=as_json, nothing="No such job.")
+    show_all(rows, as_json=as_json, nothing="no jobs" if stuck is None else "no stuck jobs")
 
 
 def _row(document: Document, found: Job) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""`genstatus session`: login sessions. A token is shown when it is made and never again: MongoDB has its SHA-256."""
+"""`genstatus session`: login sessions. A token is shown once, when it is created: MongoDB stores only its hash."""
 
-import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -8,11 +7,13 @@ from typing import Any, Final
 import click
 from pymongo.database import Database
 
-from genstatus_server.admin.database import Document, find_user, with_database
+from genstatus_server.admin.database import Document, find_user, printable, with_database
 from genstatus_server.admin.output import duration, show_all, show_one, with_json
+from genstatus_server.model.access import hash_of
+from genstatus_server.mongo.queries import SESSIONS
 
 _TOKEN_BYTES: Final = 32
-#: Characters of a session's id that are shown, and that are asked for at the least.
+#: Characters of a session's id that `list` shows, and the fewest that `revoke` takes.
 _SHOWN: Final = 12
 _FEWEST: Final = 8
 
@@ -23,7 +24,7 @@ def session() -> None:
 
 
 @session.command()
-@click.argument("user")
+@click.argument("user", type=printable, metavar="USER")
 @click.option(
     "--ttl",
     type=duration,
@@ -38,16 +39,16 @@ def create(database: Database[Document], user: str, ttl: int, *, as_json: bool) 
     """Create a login session of USER (id or email) and print its token, which nothing can show again."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     document = {
-        "_id": hashlib.sha256(token.encode()).hexdigest(),
+        "_id": hash_of(token),
         "user_id": find_user(database, user)["_id"],
         "expires_at": datetime.now(UTC) + timedelta(seconds=ttl),
     }
-    database["sessions"].insert_one(document)
+    database[SESSIONS].insert_one(document)
     show_one({"token": token, **_row(document, whole=as_json)}, as_json=as_json)
 
 
 @session.command("list")
-@click.option("--user", help="Only those of this user (id or email).")
+@click.option("--user", type=printable, metavar="USER", help="Only those of this user (id or email).")
 @with_json
 @with_database
 def list_(database: Database[Document], user: str | None, *, as_json: bool) -> None:
@@ -55,13 +56,13 @@ def list_(database: Database[Document], user: str | None, *, as_json: bool) -> N
     query: Document = {"expires_at": {"$gt": datetime.now(UTC)}}
     if user is not None:
         query["user_id"] = find_user(database, user)["_id"]
-    found = database["sessions"].find(query).sort("expires_at", 1)
-    show_all([_row(each, whole=as_json) for each in found], as_json=as_json, nothing="No login session.")
+    found = database[SESSIONS].find(query).sort("expires_at", 1)
+    show_all([_row(each, whole=as_json) for each in found], as_json=as_json, nothing="no login sessions")
 
 
 @session.command()
 @click.argument("session_id", required=False, metavar="[SESSION]")
-@click.option("--user", help="All those of this user (id or email).")
+@click.option("--user", type=printable, metavar="USER", help="All those of this user (id or email).")
 @with_json
 @with_database
 def revoke(database: Database[Document], session_id: str | None, user: str | None, *, as_json: bool) -> None:
@@ -69,7 +70,7 @@ def revoke(database: Database[Document], session_id: str | None, user: str | Non
     if (session_id is None) == (user is None):
         raise click.UsageError("say which session, or --user")
     query = {"user_id": find_user(database, user)["_id"]} if user is not None else _one(database, session_id or "")
-    count = database["sessions"].delete_many(query).deleted_count
+    count = database[SESSIONS].delete_many(query).deleted_count
     show_one({"revoked": count}, as_json=as_json)
 
 
@@ -77,7 +78,7 @@ def _one(database: Database[Document], beginning: str) -> Document:
     if len(beginning) < _FEWEST or set(beginning) - set("0123456789abcdef"):
         raise click.UsageError(f"a session is named by {_FEWEST} or more characters of its id, as `list` shows it")
     query = {"_id": {"$gte": beginning, "$lt": beginning + "g"}}
-    count = database["sessions"].count_documents(query, limit=2)
+    count = database[SESSIONS].count_documents(query, limit=2)
     if count != 1:
         raise click.ClickException(f"there is {'more than one' if count else 'no'} session {beginning}")
     return query

@@ -3,8 +3,9 @@
 import click
 from pymongo.database import Database
 
-from genstatus_server.admin.database import Document, find_user, insert_with_free_id, with_database
+from genstatus_server.admin.database import ID, Document, find_user, insert_with_free_id, printable, with_database
 from genstatus_server.admin.output import show_one, with_json
+from genstatus_server.mongo.queries import SUBMISSIONS
 
 
 @click.group()
@@ -13,10 +14,10 @@ def submission() -> None:
 
 
 @submission.command()
-@click.argument("owner", metavar="USER")
-@click.option("--id", "submission_id", type=click.IntRange(1, 2**63 - 1), help="[default: the next that is free]")
-@click.option("--cgac", metavar="CODE", help="The CGAC of the agency whose users may view it.")
-@click.option("--frec", metavar="CODE", help="The FREC of the agency whose users may view it.")
+@click.argument("owner", type=printable, metavar="USER")
+@click.option("--id", "submission_id", type=ID, metavar="ID", help="Its id. [default: the next free one]")
+@click.option("--cgac", type=printable, metavar="CODE", help="The CGAC of the agency whose users may view it.")
+@click.option("--frec", type=printable, metavar="CODE", help="The FREC of the agency whose users may view it.")
 @with_json
 @with_database
 def create(  # noqa: PLR0913 - click gives each by its name.
@@ -29,6 +30,6 @@ def create(  # noqa: PLR0913 - click gives each by its name.
     as_json: bool,
 ) -> None:
     """Create a submission that USER (id or email) owns."""
-    document = {"user_id": find_user(database, owner)["_id"], "cgac_code": cgac or None, "frec_code": frec or None}
-    made = insert_with_free_id(database["submissions"], document, submission_id)
+    document = {"user_id": find_user(database, owner)["_id"], "cgac_code": cgac, "frec_code": frec}
+    made = insert_with_free_id(database[SUBMISSIONS], document, submission_id)
     show_one({"submission_id": made.pop("_id"), **made}, as_json=as_json)

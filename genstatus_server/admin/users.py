@@ -6,8 +6,17 @@ import click
 from pymongo import ReturnDocument
 from pymongo.database import Database
 
-from genstatus_server.admin.database import Command, Document, find_user, insert_with_free_id, with_database
+from genstatus_server.admin.database import (
+    ID,
+    Command,
+    Document,
+    find_user,
+    insert_with_free_id,
+    printable,
+    with_database,
+)
 from genstatus_server.admin.output import show_one, with_json
+from genstatus_server.mongo.queries import USERS
 
 
 @click.group()
@@ -18,27 +27,36 @@ def user() -> None:
 def with_rights(command: Command) -> Command:
     """Give `command` the flags that name rights."""
     command = click.option("--admin", is_flag=True, help="Every submission (website admin).")(command)
-    command = click.option("--frec", metavar="CODE", help="The submissions of this agency, by its FREC.")(command)
-    return click.option("--cgac", metavar="CODE", help="The submissions of this agency, by its CGAC.")(command)
+    for name in ("frec", "cgac"):
+        meaning = f"The submissions of this agency, by its {name.upper()}."
+        command = click.option(f"--{name}", type=printable, metavar="CODE", help=meaning)(command)
+    return command
 
 
 @user.command()
-@click.argument("email")
-@click.option("--id", "user_id", type=click.IntRange(1, 2**63 - 1), help="Its id. [default: the next that is free]")
+@click.argument("email", type=printable, metavar="EMAIL")
+@click.option("--id", "user_id", type=ID, metavar="ID", help="Its id. [default: the next free one]")
 @with_json
 @with_database
 def create(database: Database[Document], email: str, user_id: int | None, *, as_json: bool) -> None:
-    """Create a user who may view nothing but what is their own."""
-    if database["users"].find_one({"email": email}, ["_id"]) is not None:
+    """Create a user, who may view only their own submissions."""
+    if database[USERS].find_one({"email": email}, ["_id"]) is not None:
         raise click.ClickException(f"there is a user {email} already")
     document = {"email": email, "website_admin": False, "affiliations": []}
-    show_one(_row(insert_with_free_id(database["users"], document, user_id)), as_json=as_json)
+    show_one(_row(insert_with_free_id(database[USERS], document, user_id)), as_json=as_json)
 
 
 @user.command()
-@click.argument("who", metavar="USER")
+@click.argument("who", type=printable, metavar="USER")
 @with_rights
-@click.option("--permission", default="reader", show_default=True, help="Of the affiliation; any lets the user view.")
+@click.option(
+    "--permission",
+    type=printable,
+    metavar="NAME",
+    default="reader",
+    show_default=True,
+    help="Permission of the affiliation; any lets the user view.",
+)
 @with_json
 @with_database
 def grant(  # noqa: PLR0913 - click gives each by its name.
@@ -55,14 +73,14 @@ def grant(  # noqa: PLR0913 - click gives each by its name.
     codes = _codes(cgac, frec, admin=admin)
     update: Document = {"$set": {"website_admin": True}} if admin else {}
     if codes:
-        # Together with what is there already, so that repeating it changes nothing.
+        # A set: repeating it changes nothing.
         affiliations = [{name: code, "permission": permission} for name, code in codes.items()]
         update["$addToSet"] = {"affiliations": {"$each": affiliations}}
-    _change(database, who, update, as_json=as_json)
+    _change(database, find_user(database, who), update, as_json=as_json)
 
 
 @user.command()
-@click.argument("who", metavar="USER")
+@click.argument("who", type=printable, metavar="USER")
 @with_rights
 @with_json
 @with_database
@@ -74,29 +92,40 @@ def revoke(  # noqa: PLR0913 - the same
     update: Document = {"$set": {"website_admin": False}} if admin else {}
     if codes:
         update["$pull"] = {"affiliations": {"$or": [{name: code} for name, code in codes.items()]}}
-    _change(database, who, update, as_json=as_json)
+    found = find_user(database, who)
+    granted = [(name, each.get(name)) for each in _affiliations(found) for name in codes]
+    missing = [f"{name} {code}" for name, code in codes.items() if (name, code) not in granted]
+    if admin and found.get("website_admin") is not True:
+        missing.append("website_admin")
+    if missing:
+        click.echo(f"user {who} was never granted {', '.join(missing)}", err=True)
+    _change(database, found, update, as_json=as_json)
 
 
 def _codes(cgac: str | None, frec: str | None, *, admin: bool) -> dict[str, str]:
     codes = {name: code for name, code in (("cgac_code", cgac), ("frec_code", frec)) if code is not None}
-    if "" in codes.values() or not (codes or admin):
+    if not (codes or admin):
         raise click.UsageError("say what: --cgac CODE, --frec CODE or --admin")
     return codes
 
 
-def _change(database: Database[Document], who: str, update: Document, *, as_json: bool) -> None:
-    query = {"_id": find_user(database, who)["_id"]}
-    changed = database["users"].find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
+def _change(database: Database[Document], found: Document, update: Document, *, as_json: bool) -> None:
+    query = {"_id": found["_id"]}
+    changed = database[USERS].find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
     if changed is None:
-        raise click.ClickException(f"there is no user {who} any more")
+        raise click.ClickException(f"user {found['_id']} has just been deleted")
     show_one(_row(changed), as_json=as_json)
+
+
+def _affiliations(document: Document) -> list[Document]:
+    affiliations = document.get("affiliations")
+    return [each for each in affiliations if isinstance(each, dict)] if isinstance(affiliations, list) else []
 
 
 def _row(document: Document) -> dict[str, Any]:
     affiliations = [
         f"{each.get('cgac_code') or each.get('frec_code')} ({each.get('permission')})"
-        for each in document.get("affiliations") or []
-        if isinstance(each, dict)
+        for each in _affiliations(document)
     ]
     return {
         "user_id": document["_id"],

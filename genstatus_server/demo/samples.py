@@ -12,7 +12,6 @@ Safe to repeat: every document has a fixed id and is replaced. Logins are made a
 All belong to the owner; 1, 2 and 3 are also of the reader's agency.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,9 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
 
 from genstatus_server.demo.storage import Storage
+from genstatus_server.model.access import hash_of
+from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
+from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
 
 Document = dict[str, Any]
 
@@ -39,8 +41,6 @@ END: Final = datetime(2026, 9, 30, tzinfo=UTC)
 
 _LOGIN_LIFETIME: Final = timedelta(days=30)
 _UPDATED_AT: Final = datetime(2026, 11, 2, 9, 30, tzinfo=UTC)
-_FILE_TYPES: Final = ("D1", "D2", "E", "F")
-_DATED: Final = ("D1", "D2")
 
 _OWNER, _READER, _ADMIN, _STRANGER = 1, 2, 3, 4
 
@@ -107,10 +107,10 @@ def _replace(database: Database[Document], name: str, documents: list[Document])
 
 def _documents(tokens: DemoTokens) -> dict[str, list[Document]]:
     return {
-        "users": list(_users()),
-        "submissions": list(_submissions()),
-        "jobs": list(_jobs()),
-        "sessions": list(_login_sessions(tokens)),
+        USERS: list(_users()),
+        SUBMISSIONS: list(_submissions()),
+        JOBS: list(_jobs()),
+        SESSIONS: list(_login_sessions(tokens)),
     }
 
 
@@ -133,8 +133,7 @@ def _login_sessions(tokens: DemoTokens) -> Iterator[Document]:
     expires_at = datetime.now(UTC) + _LOGIN_LIFETIME
     users = {tokens.owner: _OWNER, tokens.reader: _READER, tokens.admin: _ADMIN, tokens.stranger: _STRANGER}
     for token, user_id in users.items():
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        yield {"_id": digest, "user_id": user_id, "expires_at": expires_at}
+        yield {"_id": hash_of(token), "user_id": user_id, "expires_at": expires_at}
 
 
 def _jobs() -> Iterator[Document]:
@@ -148,9 +147,9 @@ def _jobs() -> Iterator[Document]:
     }
     for (submission_id, file_type), state in {**_STATES, **finished}.items():
         job: Document = {
-            "_id": submission_id * 10 + _FILE_TYPES.index(file_type) + 1,
+            "_id": submission_id * 10 + FILE_TYPES.index(file_type) + 1,
             "submission_id": submission_id,
             "file_type": file_type,
             "updated_at": _UPDATED_AT,
         }
-        yield job | ({"start": START, "end": END} if file_type in _DATED else {}) | state
+        yield job | ({"start": START, "end": END} if file_type in DATED_FILE_TYPES else {}) | state

@@ -6,9 +6,8 @@ from typing import Any, Final
 
 from marshmallow import ValidationError, fields
 
-from genstatus_server.model.jobs import FILE_TYPES
+from genstatus_server.model.jobs import FILE_TYPES, LARGEST_ID
 
-LARGEST_ID: Final = 2**63 - 1
 WRONG_FILE_TYPE: Final = "Must be either D1, D2, E or F"
 
 _DIGITS: Final = re.compile(r"[0-9]+", re.ASCII)
@@ -22,7 +21,7 @@ class DecimalId(fields.Field[int]):
         # The length is looked at first: Python refuses to convert thousands of digits, and should not have to.
         digits = value.lstrip("0") if _DIGITS.fullmatch(value) else ""
         if not digits or len(digits) > len(str(LARGEST_ID)) or int(digits) > LARGEST_ID:
-            raise ValidationError("Must be an integer from 1 to 9223372036854775807.")
+            raise ValidationError(f"Must be an integer from 1 to {LARGEST_ID}.")
         return int(digits)
 
 

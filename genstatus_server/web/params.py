@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 from marshmallow import Schema, ValidationError, fields, validate
 
 from genstatus_server.model.errors import InvalidRequest
-from genstatus_server.model.jobs import FILE_TYPES
-from genstatus_server.web.fields import LARGEST_ID, WRONG_FILE_TYPE, DecimalId, FileTypes, Flag, Seconds
+from genstatus_server.model.jobs import FILE_TYPES, LARGEST_ID
+from genstatus_server.web.fields import WRONG_FILE_TYPE, DecimalId, FileTypes, Flag, Seconds
 
 #: One preference with its parameters. A quoted text may have commas in it; one that is not closed ends with its header,
 #: so that whatever is sent is read once.

@@ -3,23 +3,24 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
+import pymongo.uri_parser
 import pytest
 from click.testing import CliRunner, Result
 
 from genstatus_server.admin.output import age, duration
 from genstatus_server.cli import commands
+from genstatus_server.model.errors import StartupError
 from genstatus_server.mongo.schema import initialize
 from genstatus_server.settings import BadSettings
-from tests.support.processes import run_command
 from tests.support.server import Server, body
 
 if TYPE_CHECKING:
-    import pymongo
     from pymongo.database import Database
     from tornado.httpclient import HTTPResponse
 
@@ -64,7 +65,7 @@ def test_a_token_is_shown_once_and_only_its_hash_is_stored(database: "Database[d
 
 
 def test_sessions_are_listed_and_revoked_one_by_one_or_by_user(database: "Database[dict[str, Any]]", run: Run) -> None:
-    assert run("session", "list").stdout == "No login session.\n"
+    assert run("session", "list").stdout == "no login sessions\n"
     assert json.loads(run("session", "list", "--json").stdout) == []
     for name in ("ada", "bob"):
         run("user", "create", f"{name}@example.gov")
@@ -108,14 +109,17 @@ def test_rights_are_granted_and_revoked(database: "Database[dict[str, Any]]", ru
     assert "097 (reader), 1601 (reader)" in shown
     assert database["users"].find_one({}, ["website_admin"]) == {"_id": 1, "website_admin": True}
     run("user", "revoke", "1", "--frec", "1601", "--admin")
-    left = json.loads(run("user", "revoke", "1", "--cgac", "020", "--json").stdout)
-    assert left == {
+    revoked = run("user", "revoke", "1", "--cgac", "020", "--frec", "1601", "--admin", "--json")
+    assert revoked.stderr == "user 1 was never granted cgac_code 020, frec_code 1601, website_admin\n"
+    assert json.loads(revoked.stdout) == {
         "user_id": 1,
         "email": "ada@example.gov",
         "website_admin": False,
         "affiliations": "097 (reader)",
     }
+    assert run("user", "revoke", "1", "--cgac", "097").stderr == ""
     run("user", "grant", "1", status=2)
+    run("user", "grant", "1", "--cgac", "", status=2)
     assert "no user 99" in run("user", "grant", "99", "--admin", status=1).output
 
 
@@ -191,7 +195,9 @@ def test_stuck_jobs_are_those_that_are_waited_for_and_nothing_happens_to(
     assert lines[0].split()[:3] == ["job_id", "submission_id", "file_type"]
     assert lines[2].endswith("1d 6h")
     database["jobs"].delete_many({})
-    assert run("job", "list", "--stuck", "2h").stdout == "No such job.\n"
+    assert run("job", "list", "--stuck", "2h").stdout == "no stuck jobs\n"
+    assert run("job", "list").stdout == "no jobs\n"
+    assert run("job", "list", "--stuck", "2h", "--json").stdout == "[]\n"
 
 
 def test_a_job_is_shown_as_it_is_stored_and_as_callers_see_it(database: "Database[dict[str, Any]]", run: Run) -> None:
@@ -219,13 +225,79 @@ def test_what_is_no_length_of_time(text: str) -> None:
         duration(text)
 
 
-def test_a_mongodb_that_is_not_named_or_not_there_is_one_clear_line() -> None:
-    with pytest.raises(BadSettings):
-        CliRunner().invoke(commands, ["job", "list"], catch_exceptions=False)
-    uri = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100"
-    ended = run_command("user", "create", "ada@example.gov", environment={"GENSTATUS_MONGODB_URI": uri})
-    assert ended.returncode == 1
-    assert len(ended.stderr.splitlines()) == 1
+@pytest.mark.parametrize("who", ["0", str(2**63), "9" * 5000, "nobody@example.gov"])
+def test_an_unknown_user_is_one_clear_line(run: Run, who: str) -> None:
+    assert len(run("user", "grant", who, "--admin", status=1).output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("email", ["", "a\x1b[31mb", "a\0b", "\udcff"])
+def test_text_that_cannot_be_printed_is_refused(run: Run, email: str) -> None:
+    for arguments in (("user", "create"), ("session", "create"), ("submission", "create")):
+        run(*arguments, email, status=2)
+
+
+COMMANDS = [["job", "list"], ["user", "create", "ada@example.gov"], ["init-roles"], ["init-db"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_mongodb_that_is_not_named_is_bad_usage(command: list[str]) -> None:
+    with pytest.raises(BadSettings, match="--mongodb-uri"):
+        CliRunner().invoke(commands, command, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("mongodb://127.0.0.1:1/?", "nothing listens there"),
+        ("mongodb://nowhere.invalid/?", "the host name"),
+        ("mongodb+srv://nowhere.invalid/?", "cannot be"),
+        ("mongodb://127.0.0.1:{port}/?tls=true&", "TLS"),
+        ("mongodb://127.0.0.1:{port}/?replicaSet=another&", "the replica set has another name"),
+        ("mongodb://ada:hush@127.0.0.1:{port}/?", "the user name, the password or the authSource is wrong"),
+    ],
+)
+def test_an_error_of_mongodb_is_one_plain_line(mongodb_uri: str, command: list[str], uri: str, reason: str) -> None:
+    port = pymongo.uri_parser.parse_uri(mongodb_uri)["nodelist"][0][1]
+    full = uri.format(port=port) + "serverSelectionTimeoutMS=300"
+    try:
+        output = CliRunner(env={"GENSTATUS_MONGODB_URI": full}).invoke(commands, command, catch_exceptions=False).output
+    except StartupError as error:
+        output = f"{error}\n"
+    (line,) = output.splitlines()
+    assert reason in line
+    for driver_text in ("Topology", "clusterTime", "Errno", "Timeout:", "hush", "Error:  "):
+        assert driver_text not in line
+
+
+def options_of(command: click.Command, path: str) -> Iterator[tuple[str, click.Parameter]]:
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            yield from options_of(found, f"{path} {name}")
+    for parameter in command.params:
+        yield path, parameter
+
+
+def test_the_metavar_of_every_option_names_its_kind() -> None:
+    for path, parameter in options_of(commands, "genstatus"):
+        context = click.Context(click.Command(path))
+        if not (isinstance(parameter, click.Option) and parameter.is_flag):
+            shown = parameter.make_metavar(context)
+            assert shown not in {"VALUE", "TEXT", "INTEGER", "FLOAT"}, f"{path} {parameter.name}"
+            assert "RANGE" not in shown, f"{path} {parameter.name}"
+
+
+def test_init_db_shows_only_the_options_that_it_takes() -> None:
+    shown = CliRunner().invoke(commands, ["init-db", "--help"]).stdout
+    assert set(re.findall("--[a-z-]+", shown)) == {
+        "--config",
+        "--dry-run",
+        "--help",
+        "--mongodb-database",
+        "--mongodb-uri",
+    }
 
 
 def test_help_names_every_command() -> None:
