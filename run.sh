@@ -26,7 +26,8 @@ usage() {
 Usage:
   ./run.sh              install what is needed, then run the server with sample data on an embedded
                         MongoDB and S3, and print calls to try; Ctrl-C stops everything
-  ./run.sh test [ARG…]  install what the tests need, then run tox (with ARG…, such as: -e py311)
+  ./run.sh test [ARG…]  install what the tests need, then run tox (with ARG…, such as: -e py311); without ARG…, every
+                        environment of tox.ini, two at a time
   ./run.sh faults [ARG…] install the same, then kill, freeze and cut off whatever the server leans on, and see that it
                         keeps what docs/guarantees.md promises (about half an hour; ARG…, such as -k primary, go to
                         pytest; FAULTS=quick: a few minutes)
@@ -54,11 +55,16 @@ is_suitable() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
+# pythons KIND: the interpreters of tox.ini's list, oldest first, as 3.11; KIND is `promised` or `tried`.
+pythons() {
+    sed -n "s/^$1 = //p" tox.ini | tr -s ', ' '\n' | sed 's/^py3/3./'
+}
+
 find_python() {
-    local candidate
-    for candidate in python3.13 python3.12 python3.11 python3; do
-        if is_suitable "$candidate"; then
-            printf '%s\n' "$candidate"
+    local version
+    for version in $(pythons promised | tac) 3; do
+        if is_suitable "python$version"; then
+            printf '%s\n' "python$version"
             return
         fi
     done
@@ -126,10 +132,34 @@ run_server() {
 
 # All of pyenv's suitable interpreters at once, where there is a pyenv: otherwise only its chosen one runs.
 show_pyenv_interpreters() {
-    local versions
+    local wanted versions
     command -v pyenv >/dev/null || return 0
-    versions=$(pyenv versions --bare | grep -E '^3\.1[123]\.[0-9]+$' | paste -sd :) || return 0
+    wanted=$({ pythons promised && pythons tried; } | sed 's/\./\\./' | paste -sd '|')
+    versions=$(pyenv versions --bare | grep -E "^($wanted)\.[0-9]+$" | paste -sd :) || return 0
     export PYENV_VERSION=$versions
+}
+
+# Coverage makes tests slower, and shows the same on each Python: it is measured on the newest one of this machine, and
+# only where the report is wanted. tox.ini asks RUN_py311 and its like what to run pytest with; by itself it measures.
+choose_what_is_measured() {
+    local environment measured=
+    if ((!$#)) || [[ $* == *coverage* ]]; then
+        measured="$(newest_environment) faults e2e"
+    fi
+    for environment in $(pythons promised | sed 's/3\./py3/') faults e2e lowest; do
+        [[ " $measured " == *" $environment "* ]] || export "RUN_$environment=python"
+    done
+}
+
+# The name of the environment with the newest Python that is promised and there.
+newest_environment() {
+    local version
+    for version in $(pythons promised | tac); do
+        if is_suitable "python$version"; then
+            printf 'py%s\n' "${version/./}"
+            return
+        fi
+    done
 }
 
 # uv, which fills tox's environments, reads no pip configuration: hand it pip's index where one is set.
@@ -141,40 +171,67 @@ show_pip_index() {
     fi
 }
 
-# Out of tox's output: who was skipped, and the last line of each environment's pytest under its name.
+# Out of tox's output: what came of each environment and how long it took, and the last line of its pytest.
+# Those that were skipped come first, those with tests last.
 closing_lines() {
-    awk '
-        /^  [a-z0-9_-]+: SKIP/ { print "SKIPPED, for want of its interpreter:" $0 }
+    awk -v promised=" $(pythons promised | paste -sd ' ') " '
         /^[a-z0-9_-]+: commands\[/ { name = substr($0, 1, index($0, ":") - 1) }
-        /^=+ .* in [0-9.]+s.* =+$/ { if (!(name in last)) order[++count] = name; last[name] = $0 }
-        END { for (i = 1; i <= count; i++) print order[i] ":\n" last[order[i]] }
+        /^=+ .* in [0-9.]+s.* =+$/ { last[name] = $0 }
+        /^  [a-z0-9_-]+: (OK|SKIP|IGNORED FAIL|FAIL)/ {
+            name = substr($1, 1, length($1) - 1)
+            line = $0
+            sub(/^ *[^ ]+ /, "", line)
+            result[name] = line
+            order[++count] = name
+        }
+        END {
+            for (i = 1; i <= count; i++) if (result[order[i]] ~ /^SKIP/ && order[i] ~ /^py3/) {
+                version = "3." substr(order[i], 4)
+                if (index(promised, " " version " "))
+                    print order[i] ": SKIPPED, there is no python" version " here: install it with its venv module" \
+                        " (Debian: apt-get install python" version "-venv, or pyenv install " version ")"
+            }
+            for (i = 1; i <= count; i++) if (!(order[i] in last) && result[order[i]] !~ /^SKIP/)
+                print order[i] ": " result[order[i]]
+            for (i = 1; i <= count; i++) if (order[i] in last)
+                print order[i] ": " result[order[i]] "\n" last[order[i]]
+        }
     ' "$1"
 }
 
 run_tests() {
-    local log status=0 closing
+    local log status=0 closing how=(run)
     show_pyenv_interpreters
     make_venv .venv-tox
     need_packages "${test_packages[@]}"
     install_once .venv-tox 1 'tox>=4.40,<5' 'tox-uv>=1.20,<2'
     show_pip_index
+    choose_what_is_measured "$@"
     export UV_PYTHON_DOWNLOADS=never
     # Trust what the machine trusts, as pip does.
     export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+    if ((!$#)); then
+        # Tests wait, and so do installations: what one environment leaves of the processors another one takes.
+        how=(run-parallel --parallel 2)
+        say 'two environments at a time; the output of each comes when it is through'
+    fi
     log=$(mktemp)
     # shellcheck disable=SC2064 # the name as it is now
     trap "rm -f '$log'" EXIT
-    .venv-tox/bin/tox run "$@" 2>&1 </dev/null | tee "$log" || status=$?
+    .venv-tox/bin/tox "${how[@]}" "$@" 2>&1 </dev/null | tee "$log" || status=$?
     closing=$(closing_lines "$log")
-    if [[ $closing != *=* ]]; then
-        printf '%s\n' "$closing"
-        say 'NO TEST RAN: no environment with pytest was asked for, or none found an interpreter (see above)'
-        (($#)) || return 1
-        return "$status"
-    fi
-    ((status == 0)) || say "tox FAILED with status $status (see its summary above); the tests closed with"
+    ((status == 0)) || say "tox FAILED with status $status (see its summary above); the environments closed with"
     printf '%s\n' "$closing"
+    if ran_no_test "$closing"; then
+        say 'NO TEST RAN: no environment with pytest found an interpreter, or none came as far (see above)'
+        (($#)) || return 1
+    fi
     return "$status"
+}
+
+# ran_no_test CLOSING: no pytest closed, though one was asked for.
+ran_no_test() {
+    ! grep -qE '^=+ .* in [0-9.]+s' <<<"$1" && { [[ -z $1 ]] || grep -qE '^(py3|faults|e2e|lowest)' <<<"$1"; }
 }
 
 # On the wheel that this folder gives. Without a path among the arguments, all of them.

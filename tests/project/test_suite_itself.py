@@ -1,6 +1,7 @@
 """The suite's own promises: a leak fails the test that leaked, and the tests run on the wheel."""
 
 import os
+import re
 import subprocess
 import sys
 from http import HTTPStatus
@@ -146,6 +147,13 @@ def test_the_tests_of_tox_run_on_the_wheel() -> None:
         )
         assert Path(genstatus_server.__file__).is_relative_to(sys.prefix)
         assert Path(seen.strip()).is_relative_to(sys.prefix)
+
+
+def test_the_list_of_interpreters_is_the_classifiers() -> None:
+    listed = re.search(r"^promised = (.*)$", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+    assert listed
+    versions = re.findall(r'Python :: 3\.(\d+)"', (ROOT / "setup.py").read_text())
+    assert listed[1].split(", ") == [f"py3{minor}" for minor in versions]
 
 
 def test_the_shared_mongodb_is_a_replica_set(mongodb_uri: str) -> None:
