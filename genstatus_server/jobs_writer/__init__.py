@@ -4,8 +4,7 @@
 server is imported but what a job document is.
 """
 
-from genstatus_server.jobs_writer.aio_job import AsyncJobHandle
-from genstatus_server.jobs_writer.aio_writer import AsyncJobsWriter
+from genstatus_server.jobs_writer.aio import AsyncJobHandle, AsyncJobsWriter
 from genstatus_server.jobs_writer.errors import (
     GenerationFailed,
     GenerationInvalid,
@@ -13,6 +12,7 @@ from genstatus_server.jobs_writer.errors import (
     NothingUploaded,
     NotInitialized,
 )
+from genstatus_server.jobs_writer.events import JobEvent
 from genstatus_server.jobs_writer.job import JobHandle
 from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.writer import JobsWriter
@@ -22,6 +22,7 @@ __all__ = [
     "AsyncJobsWriter",
     "GenerationFailed",
     "GenerationInvalid",
+    "JobEvent",
     "JobHandle",
     "JobsWriter",
     "LeaseLost",

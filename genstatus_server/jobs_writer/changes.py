@@ -18,6 +18,9 @@ COUNTERS: Final = "counters"
 #: Oldest first. A job that another program wrote without saying when comes before all.
 OLDEST_FIRST: Final = [("requested_at", 1), ("_id", 1)]
 
+#: Lets the index on leases be used.
+_LEASED: Final[Document] = {"lease.expires_at": {"$type": "date"}}
+
 _NEW_JOB_ID: Final = {"_id": JOBS}
 _EXHAUSTED: Final = "The generation was interrupted too often. Please try again, or contact the service desk."
 
@@ -57,7 +60,7 @@ def request(submission_id: int, file_type: str, start: datetime | None, end: dat
         {"submission_id": submission_id, "file_type": file_type},
         [
             {"$set": {"requested_at": {"$cond": [waits, "$requested_at", "$$NOW"]}}},
-            {"$unset": ["upload", "size", "message", "lease", "attempts", "start", "end"]},
+            {"$unset": ["upload", "size", "message", "lease", "ended_by", "attempts", "start", "end"]},
             {
                 "$set": {
                     "status": "waiting",
@@ -84,18 +87,27 @@ def raise_job_id(highest: int) -> Change:
     return Change(_NEW_JOB_ID, {"$max": {"last": highest}})
 
 
-def claim_lapsed(lease: Lease, file_types: Sequence[str] | None) -> Change:
+def claim_lapsed(lease: Lease, file_types: Sequence[str], passed_over: Sequence[object] = ()) -> Change:
     """Take over a job whose worker is gone. These are older than any that waits."""
-    lapsed = {
-        "lease.expires_at": {"$type": "date"},  # Lets the index be used, and keeps to jobs that have a lease.
+    lapsed = _LEASED | {
         "$expr": {"$lt": ["$lease.expires_at", "$$NOW"]},
         "status": {"$in": ["running", "finished"]},
     }
-    return _take(lapsed | _of_type(file_types), lease)
+    return _take(lapsed | _candidates(file_types, passed_over), lease)
 
 
-def claim_waiting(lease: Lease, file_types: Sequence[str] | None) -> Change:
-    return _take({"status": "waiting"} | _of_type(file_types), lease)
+def claim_waiting(lease: Lease, file_types: Sequence[str], passed_over: Sequence[object] = ()) -> Change:
+    return _take({"status": "waiting"} | _candidates(file_types, passed_over), lease)
+
+
+def claim_one(claim: Change, job_id: object) -> Change:
+    """`claim`, of this job alone."""
+    return Change({"$and": [{"_id": job_id}, claim.filter]}, claim.update)
+
+
+def confirm_claim(lease: Lease) -> Change:
+    """Find and prolong what was claimed by `lease`, where the answer to the claim was lost."""
+    return Change(_LEASED | {"lease.token": lease.token}, _prolonged(lease))
 
 
 def start(job_id: int, generation: int, lease: Lease) -> Change:
@@ -105,11 +117,14 @@ def start(job_id: int, generation: int, lease: Lease) -> Change:
 
 def heartbeat(job_id: int, lease: Lease) -> Change:
     """Prolong the lease. `updated_at` stays: callers are shown it as the time of the generation."""
-    return Change(_held(job_id, lease), [{"$set": {"lease.expires_at": _lease_end(lease)}}])
+    return Change(_held(job_id, lease), _prolonged(lease))
 
 
 def begin_upload(job_id: int, lease: Lease) -> Change:
-    return _held_change(job_id, lease, {"upload": {"status": "running"}})
+    """A file that is there already stands until the next one is, too."""
+    is_there = {"$eq": ["$upload.status", "finished"]}
+    upload = {"$cond": [is_there, "$upload", {"status": "running"}]}
+    return Change(_held(job_id, lease), [{"$set": {"upload": upload, "updated_at": "$$NOW"}}])
 
 
 def end_upload(job_id: int, lease: Lease, file: File, size: int, *, settles: bool) -> Change:
@@ -130,8 +145,22 @@ def fail(job_id: int, lease: Lease, status: str, message: str) -> Change:
 
 def release(job_id: int, lease: Lease) -> Change:
     """Back to where it was in the queue, as if it had not been claimed."""
-    update = _update({"status": "waiting"}, ("upload", "size", "lease")) | {"$inc": {"attempts": -1}}
+    fields = {"status": "waiting", "ended_by": lease.token}
+    update = _update(fields, ("upload", "size", "lease")) | {"$inc": {"attempts": -1}}
     return Change(_held(job_id, lease), update)
+
+
+def requeue(job_id: int, lease: Lease) -> Change:
+    """Back to the end of the queue. The attempt counts."""
+    fields = {"status": "waiting", "ended_by": lease.token}
+    update = _update(fields, ("upload", "size", "lease"))
+    return Change(_held(job_id, lease), update | {"$currentDate": {"updated_at": True, "requested_at": True}})
+
+
+def confirm_end(job_id: int, lease: Lease) -> Change:
+    """Match where `lease` has ended the job already. Changes nothing; a majority acknowledges what it matched."""
+    ended = {"ended_by": lease.token}
+    return Change({"_id": job_id} | ended, {"$set": ended})
 
 
 def _take(wanted: Document, lease: Lease) -> Change:
@@ -155,7 +184,7 @@ def _take(wanted: Document, lease: Lease) -> Change:
                     "updated_at": "$$NOW",
                 }
             },
-            {"$unset": ["upload", "size"]},
+            {"$unset": ["upload", "size", "ended_by"]},
         ],
     )
 
@@ -163,7 +192,9 @@ def _take(wanted: Document, lease: Lease) -> Change:
 def _held_change(
     job_id: int, lease: Lease, fields: Document, *, drop: Sequence[str] = (), settles: bool = False
 ) -> Change:
-    return Change(_held(job_id, lease), _update(fields, (*drop, "lease") if settles else drop))
+    if not settles:
+        return Change(_held(job_id, lease), _update(fields, drop))
+    return Change(_held(job_id, lease), _update(fields | {"ended_by": lease.token}, (*drop, "lease")))
 
 
 def _update(fields: Document, drop: Sequence[str]) -> Document:
@@ -179,8 +210,13 @@ def _lease_end(lease: Lease) -> Document:
     return {"$add": ["$$NOW", lease.milliseconds]}
 
 
-def _of_type(file_types: Sequence[str] | None) -> Document:
-    return {} if file_types is None else {"file_type": {"$in": list(file_types)}}
+def _prolonged(lease: Lease) -> list[Document]:
+    return [{"$set": {"lease.expires_at": _lease_end(lease)}}]
+
+
+def _candidates(file_types: Sequence[str], passed_over: Sequence[object]) -> Document:
+    others = {"_id": {"$nin": list(passed_over)}} if passed_over else {}
+    return {"file_type": {"$in": list(file_types)}, **others}
 
 
 def _finished(file: File) -> Document:

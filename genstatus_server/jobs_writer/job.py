@@ -1,6 +1,13 @@
-"""One job in a worker's hand, for ordinary programs. `aio_job` is its async twin: it only awaits where this waits."""
+"""One job in a worker's hand. `aio` has the asyncio face of it."""
 
+import logging
+import os
+import time
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,42 +15,96 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from genstatus_server.jobs_writer.changes import Change, Lease
-from genstatus_server.jobs_writer.errors import LeaseLost
-from genstatus_server.jobs_writer.heartbeat import Heartbeat
+from genstatus_server.jobs_writer import changes
+from genstatus_server.jobs_writer.changes import Change, File, Lease
+from genstatus_server.jobs_writer.ending import Ending, clean_message, ending_of
+from genstatus_server.jobs_writer.errors import LeaseLost, NothingUploaded
+from genstatus_server.jobs_writer.events import JobEvent, OnEvent, report
+from genstatus_server.jobs_writer.lease import LeaseKeeper
 from genstatus_server.jobs_writer.parts import Source
-from genstatus_server.jobs_writer.state import JobState
-from genstatus_server.jobs_writer.terms import Terms
+from genstatus_server.jobs_writer.s3 import checked_file
+from genstatus_server.jobs_writer.terms import MAX_INTEGER, Terms, is_integer
 from genstatus_server.jobs_writer.transfer import Progress, upload
+from genstatus_server.model.jobs import DEFAULT_FAILURE
+
+_log = logging.getLogger("genstatus_server.jobs_writer")
 
 
-class JobHandle(JobState):
+@dataclass(frozen=True)
+class Tools:
+    """What a writer hands to its jobs. `s3` gives the client for uploads."""
+
+    jobs: Collection[dict[str, Any]]
+    terms: Terms
+    s3: Callable[[], Any]
+    on_event: OnEvent | None
+
+
+class JobFacts:
+    """One generation of one job.
+
+    `job_id`, `submission_id` and `file_type` say which; `start_date` and `end_date` (aware datetimes, or None) the days
+    that it covers; `generation` counts the requests of this file, and `attempt` the claims of this generation, from 1.
+    """
+
+    job_id: int
+    submission_id: int
+    file_type: str
+    start_date: datetime | None
+    end_date: datetime | None
+    generation: int
+    attempt: int
+
+    def __repr__(self) -> str:
+        return f"<job {self.job_id}: {self.file_type} of submission {self.submission_id}>"
+
+
+class JobHandle(JobFacts):
     """A job that was requested or claimed. Every method that writes raises `LeaseLost` where it is not held any more.
 
     As a context manager it starts the job where that has not been done, and brings it to an end: a file that was
     uploaded is finished; an exception marks the job failed, with a text for callers, and goes on; a worker that is
-    told to stop (KeyboardInterrupt, SystemExit) gives the job back.
+    told to stop (KeyboardInterrupt, or `sys.exit` in a signal handler) gives the job back.
     """
 
-    def __init__(
-        self,
-        document: Mapping[str, Any],
-        terms: Terms,
-        lease: Lease | None,
-        jobs: Collection[dict[str, Any]],
-        s3: Callable[[], Any],
-    ) -> None:
-        super().__init__(document, terms, lease)
-        self._jobs, self._s3 = jobs, s3
-        if self._is_held:
-            self._keep()
+    def __init__(self, document: Mapping[str, Any], tools: Tools) -> None:
+        """Raise ValueError for a document that no worker could make sense of."""
+        self.job_id = _whole(document, "_id")
+        self.submission_id = _whole(document, "submission_id")
+        self.file_type = document["file_type"]
+        self.start_date, self.end_date = _time(document, "start"), _time(document, "end")
+        self.generation, self.attempt = _whole(document, "generation", 0), _whole(document, "attempts", 0)
+        self._tools = tools
+        self._keeper: LeaseKeeper | None = None
+        self._is_finished = self._is_uploaded = self._is_settled = False
+        self._sent: int | None = None
+        self._size: int | None = None
+        self._lease = tools.terms.new_lease()
+        self._claimed_at = 0.0
+
+    def check_lease(self) -> None:
+        """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""
+        if self._keeper is not None and not self._is_settled:
+            self._keeper.check()
 
     def start(self) -> None:
         """Begin the generation that was requested: the job is `running`, and held."""
-        if self._is_held:
+        if self._keeper is not None:
             return
-        self._started(self._jobs.find_one_and_update(*self._starting(), return_document=ReturnDocument.AFTER))
-        self._keep()
+        began = time.monotonic()
+        change = changes.start(self.job_id, self.generation, self._lease)
+        found = self._tools.jobs.find_one_and_update(*change, return_document=ReturnDocument.AFTER)
+        if found is None:
+            raise self._lost()
+        self.attempt = int(found["attempts"])
+        self.hold(self._lease, began)
+
+    def hold(self, lease: Lease, claimed_at: float) -> None:
+        """Keep the job, which `lease` has claimed; `claimed_at` is of the monotonic clock, before the claim."""
+        self._lease, self._claimed_at = lease, claimed_at
+        self._keeper = LeaseKeeper(self._tools.jobs, self.job_id, lease, claimed_at)
+        weakref.finalize(self, self._keeper.abandon).atexit = False
+        self._report("claimed")
 
     def upload(  # noqa: PLR0913 - options, by keyword
         self,
@@ -59,15 +120,30 @@ class JobHandle(JobState):
 
         `bucket` is the writer's unless named; `key` a place of this attempt's own, ending in the file type.
         `extra_args` are boto3's ExtraArgs, such as `{"ServerSideEncryption": "aws:kms"}`. `progress` is called with the
-        bytes sent so far. Raises ValueError for what S3 cannot take, and what boto3 raises.
+        bytes sent so far. Raises ValueError for what S3 cannot take, and what boto3 raises. A second upload takes the
+        place of the first once it is there.
         """
-        file = self._place_of(source, bucket, key)
-        self._write(self._begin_upload())
         args = {"ContentType": content_type} | dict(extra_args or {})
-        size = upload(self._s3(), source, file, args, check=self.check_lease, progress=progress)
-        self._write(self._end_upload(file, size))
-        self._is_uploaded, self._sent = True, size
-        self._settle(settles=self._is_finished)
+        return self.send(source, bucket, key, args, check=self.check_lease, progress=progress)
+
+    def send(  # noqa: PLR0913 - options, by keyword
+        self,
+        source: Source,
+        bucket: str | None,
+        key: str | None,
+        args: Mapping[str, Any],
+        *,
+        check: Callable[[], object],
+        progress: Progress | None,
+    ) -> int:
+        """`upload`; what `check` raises ends it."""
+        file = self._place_of(source, bucket, key)
+        self._write(changes.begin_upload(self.job_id, self._lease))
+        size = upload(self._tools.s3(), source, file, args, check=check, progress=progress)
+        self._write(changes.end_upload(self.job_id, self._lease, file, size, settles=self._is_finished))
+        self._is_uploaded, self._sent, self._size = True, size, size
+        if self._is_finished:
+            self._settle("finished")
         return size
 
     def finish(self, size: int | None = None, *, bucket: str | None = None, key: str | None = None) -> None:
@@ -75,24 +151,28 @@ class JobHandle(JobState):
 
         `key` (and `bucket`, unless it is the server's) name a file that was put into S3 by other means than `upload`.
         """
-        self._write(self._finishing(size, bucket, key))
-        self._is_finished = True
-        self._settle(settles=self._is_uploaded or key is not None)
+        if size is not None and not (is_integer(size) and 0 <= size <= MAX_INTEGER):
+            raise ValueError(f"size must be a number of bytes, not {size!r}")
+        if None not in {size, self._sent} and size != self._sent:
+            raise ValueError(f"size is {size}, but {self._sent} bytes were uploaded")
+        file = None if key is None else checked_file(bucket, key)
+        self._write(changes.finish(self.job_id, self._lease, size, file, settles=self._is_uploaded))
+        self._is_finished, self._size = True, self._sent if size is None else size
+        if self._is_uploaded or file is not None:
+            self._settle("finished")
 
     def fail(self, message: str) -> None:
         """The generation failed; callers read `message`."""
-        self._write(self._failing("failed", message))
-        self._settle()
+        self._fail("failed", message)
 
     def invalid(self, message: str) -> None:
         """What was asked for cannot be generated; callers read `message`."""
-        self._write(self._failing("invalid", message))
-        self._settle()
+        self._fail("invalid", message)
 
     def release(self) -> None:
         """Give the job back to the queue, for another worker to claim at once."""
-        self._write(self._releasing())
-        self._settle()
+        self._write(changes.release(self.job_id, self._lease))
+        self._settle("released")
 
     def __enter__(self) -> Self:
         self.start()
@@ -101,25 +181,82 @@ class JobHandle(JobState):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        missing = self._check_result(error)
+        if self._is_settled or self._keeper is None or not self._keeper.is_of_this_process:
+            return
         try:
-            change = self._closing(error)
-            if change is not None:
-                self._write(change)
-        except (PyMongoError, LeaseLost) as trouble:
+            self._end(*ending_of(error))
+        except (PyMongoError, LeaseLost) as unwritten:
             if error is None:
                 raise
-            self._unwritten(trouble)
+            # The error of the block goes on; the lease runs out, and the job comes back.
+            _log.warning("%r: its end was not written: %s", self, type(unwritten).__name__)
         finally:
-            self._settle()
-        if missing is not None:
-            raise missing
+            self._keeper.stop()
+
+    def _end(self, ending: Ending, message: str) -> None:
+        if ending is Ending.LOST:
+            self._report("lost")
+        elif ending is Ending.RELEASED:
+            self.release()
+        elif ending is Ending.REQUEUED:
+            self._write(changes.requeue(self.job_id, self._lease))
+            self._settle("released")
+        elif ending is not Ending.FINISHED:
+            self._fail(ending.name.lower(), message)
+        elif self._is_uploaded:
+            self.finish()
+        else:
+            self._fail("failed", DEFAULT_FAILURE)
+            raise NothingUploaded(f"{self!r}: its block ended without an upload; the job is marked failed")
+
+    def _fail(self, status: str, message: str) -> None:
+        text = clean_message(message)
+        if not text:
+            raise ValueError("message must say something: callers read it")
+        self._write(changes.fail(self.job_id, self._lease, status, text))
+        self._settle(status)
 
     def _write(self, change: Change) -> None:
-        self._written(self._jobs.update_one(*change).matched_count)
+        if self._keeper is None:
+            raise self._lost()
+        self._keeper.write(change)
 
-    def _keep(self) -> None:
-        self._heartbeat = Heartbeat(self._beat, self._terms.heartbeat_seconds)
+    def _settle(self, kind: str) -> None:
+        self._is_settled = True
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._report(kind)
 
-    def _beat(self) -> bool:
-        return bool(self._jobs.update_one(*self._prolonging()).matched_count)
+    def _report(self, kind: str) -> None:
+        seconds = time.monotonic() - self._claimed_at
+        size = self._size if kind == "finished" else None
+        facts = (self.job_id, self.submission_id, self.file_type, self.attempt)
+        report(JobEvent(kind, *facts, seconds, size), self._tools.on_event)
+
+    def _place_of(self, source: object, bucket: str | None, key: str | None) -> File:
+        """Where a file goes. Every attempt has a place of its own: a worker that comes late overwrites nothing."""
+        suffix = PurePath(source).suffix if isinstance(source, str | os.PathLike) else ""
+        own = f"{self.submission_id}/{self._lease.token}/{self.file_type}{suffix or '.csv'}"
+        bucket = bucket or self._tools.terms.bucket
+        if not bucket:
+            raise ValueError("no bucket: name one, here or when the writer is made")
+        return checked_file(bucket, own if key is None else key)
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(f"{self!r}: this worker does not hold it; nothing was changed")
+
+
+def _whole(document: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """The integer `name`, which may be stored as a whole double."""
+    value = document.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{name} is no integer")
+    return int(value)
+
+
+def _time(document: Mapping[str, Any], name: str) -> datetime | None:
+    value = document.get(name)
+    if value is not None and not isinstance(value, datetime):
+        raise ValueError(f"{name} is no date")
+    return value

@@ -12,7 +12,8 @@ from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.s3 import checked_bucket
 from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 
-_MAX_ID: Final = 2**63 - 1
+#: The largest that MongoDB holds.
+MAX_INTEGER: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,6 @@ class Terms:
         if self.bucket is not None:
             checked_bucket(self.bucket)
 
-    @property
-    def heartbeat_seconds(self) -> float:
-        """Two heartbeats may fail before a lease runs out."""
-        return self.lease_seconds / 3
-
     def new_lease(self) -> Lease:
         owner = self.owner or f"{socket.gethostname()}:{os.getpid()}"
         return Lease(secrets.token_hex(16), owner, max(1, round(self.lease_seconds * 1000)), self.max_attempts)
@@ -42,7 +38,7 @@ class Terms:
 
 def checked_request(submission_id: int, file_type: str, start: date | None, end: date | None) -> Change:
     """The change that requests a generation. Raises ValueError where it makes no sense."""
-    if not is_integer(submission_id) or not 0 < submission_id <= _MAX_ID:
+    if not is_integer(submission_id) or not 0 < submission_id <= MAX_INTEGER:
         raise ValueError(f"submission_id must be an integer between 1 and 2^63 - 1, not {submission_id!r}")
     if file_type not in FILE_TYPES:
         raise ValueError(f"file_type must be one of {', '.join(FILE_TYPES)}, not {file_type!r}")

@@ -5,7 +5,6 @@ refuses, and while S3 hangs neither it nor the interpreter ends: its threads are
 reads, and waits for requests that run in daemon threads, so a signal, a lost lease and a cancelled task all end it.
 """
 
-import asyncio
 import io
 import itertools
 import logging
@@ -61,42 +60,6 @@ def upload(  # noqa: PLR0913 - options, by keyword
             return transfer.send(parts(stream, part_sizes(size), transfer.poll))
     except BaseException:
         transfer.stop()
-        raise
-
-
-async def upload_in_thread(  # noqa: PLR0913 - options, by keyword
-    client: Callable[[], Any],
-    source: Source,
-    file: File,
-    args: Mapping[str, Any],
-    *,
-    check: Callable[[], object],
-    progress: Progress | None = None,
-) -> int:
-    """`upload` in a daemon thread, for asyncio. `progress` is called in the loop, `client` and `check` in the thread.
-
-    Where the task is cancelled, the upload has ended before this raises, or its thread is blocked in a read of
-    `source` for longer than `STOP_SECONDS` and ends after that. A second cancellation is not held up.
-    """
-    loop, cancelled = asyncio.get_running_loop(), threading.Event()
-
-    def checked() -> None:
-        if cancelled.is_set():
-            raise _Stopped
-        check()
-
-    def told(sent: int) -> None:
-        if progress is not None:
-            loop.call_soon_threadsafe(progress, sent)
-
-    sending = in_daemon_thread(lambda: upload(client(), source, file, args, check=checked, progress=told))
-    waiting = asyncio.wrap_future(sending)
-    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # It may come when nobody waits.
-    try:
-        return await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        cancelled.set()
-        await asyncio.wait([waiting], timeout=STOP_SECONDS + 1)
         raise
 
 

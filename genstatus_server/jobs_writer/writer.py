@@ -1,28 +1,44 @@
-"""Requests, claims and works off jobs, for ordinary programs. `aio_writer` is its async twin."""
+"""Requests, claims and works off jobs. `aio` has the asyncio face of it."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final, Self
 
-from pymongo import ReturnDocument, WriteConcern
+from bson.codec_options import CodecOptions
+from pymongo import ReadPreference, ReturnDocument, WriteConcern
+from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
-from genstatus_server.jobs_writer import changes, queueing
-from genstatus_server.jobs_writer.changes import Change
-from genstatus_server.jobs_writer.errors import LeaseLost
-from genstatus_server.jobs_writer.job import JobHandle
+from genstatus_server.jobs_writer import changes
+from genstatus_server.jobs_writer.changes import Change, Lease
+from genstatus_server.jobs_writer.ending import Ending, ending_of, is_for_callers
+from genstatus_server.jobs_writer.errors import NotInitialized
+from genstatus_server.jobs_writer.events import OnEvent
+from genstatus_server.jobs_writer.job import JobFacts, JobHandle, Tools
+from genstatus_server.jobs_writer.retrying import is_passing
 from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.terms import Terms, checked_request
-
-if TYPE_CHECKING:
-    from pymongo.collection import Collection
+from genstatus_server.jobs_writer.watch import Idle
+from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
 Document = dict[str, Any]
+
+#: What has been acknowledged is never rolled back; a claim that was would be a job done twice.
+MAJORITY: Final = WriteConcern("majority")
+
+#: Tries of a request until racing requests, or ids that others took, no longer get into its way.
+_REQUEST_TRIES: Final = 20
+#: How many jobs are looked at where validators refuse the claim of the first.
+_CANDIDATES: Final = 100
+#: Seconds for which a job that validators refuse is passed over: somebody may repair it.
+_PASS_OVER_SECONDS: Final = 600.0
+_REFUSED_BY_VALIDATOR: Final = 121
 
 
 class JobsWriter:
@@ -31,7 +47,7 @@ class JobsWriter:
     `bucket` is where files go, through the boto3 client `s3` (`s3_client()` unless given). A claimed job is
     held for `lease_seconds` after each heartbeat, and is marked failed where `max_attempts` claims of one generation
     came to nothing. `owner` is shown in the job document: host and process id unless given. Writes are acknowledged
-    by a majority, unless `write_concern` says otherwise.
+    by a majority, unless `write_concern` says otherwise. `on_event` is called with each `JobEvent`.
     """
 
     def __init__(  # noqa: PLR0913 - options, by keyword, each with a default
@@ -43,15 +59,22 @@ class JobsWriter:
         lease_seconds: float = 60.0,
         max_attempts: int = 5,
         owner: str | None = None,
-        write_concern: WriteConcern = queueing.MAJORITY,
+        write_concern: WriteConcern = MAJORITY,
+        on_event: OnEvent | None = None,
     ) -> None:
-        options = {**queueing.OPTIONS, "write_concern": write_concern}
+        options: dict[str, Any] = {
+            "codec_options": CodecOptions[Document](tz_aware=True),
+            "read_preference": ReadPreference.PRIMARY,
+            "write_concern": write_concern,
+        }
         self._jobs: Collection[Document] = database.get_collection(changes.JOBS, **options)
         self._counters: Collection[Document] = database.get_collection(changes.COUNTERS, **options)
         self._terms = Terms(lease_seconds, max_attempts, owner, bucket)
+        self._tools = Tools(self._jobs, self._terms, self._s3, on_event)
         self._given_s3 = s3
         self._lock = threading.Lock()
         self._is_checked = False
+        self._passed_over: dict[object, float] = {}
 
     def request(
         self, submission_id: int, file_type: str, start: date | None = None, end: date | None = None
@@ -64,28 +87,20 @@ class JobsWriter:
         """
         change = checked_request(submission_id, file_type, start, end)
         if not self._is_checked:
-            queueing.check_indexes(self._jobs.index_information())
+            _check_indexes(self._jobs.index_information())
             self._is_checked = True
-        for _ in range(queueing.REQUEST_TRIES):
+        for _ in range(_REQUEST_TRIES):
             found = self._change(change) or self._insert(change)
             if found is not None:
-                return JobHandle(found, self._terms, None, self._jobs, self._s3)
-        raise DuplicateKeyError(f"no free job id in {queueing.REQUEST_TRIES} tries")
+                return JobHandle(found, self._tools)
+        raise DuplicateKeyError(f"no free job id in {_REQUEST_TRIES} tries")
 
     def claim(self, file_types: Sequence[str] | None = None) -> JobHandle | None:
         """The oldest job that waits, or whose worker is gone; `running`, and held for this worker. None if none is.
 
         `file_types` are those that this worker can generate; all unless given.
         """
-        lease = self._terms.new_lease()
-        while True:
-            lapsed, waiting = (change(lease, file_types) for change in (changes.claim_lapsed, changes.claim_waiting))
-            found = self._change(lapsed, sort=changes.OLDEST_FIRST) or self._change(waiting, sort=changes.OLDEST_FIRST)
-            if found is None:
-                return None
-            if found["status"] == "running":
-                return JobHandle(found, self._terms, lease, self._jobs, self._s3)
-            _log.warning("job %s is given up, after %s attempts", found["_id"], self._terms.max_attempts)
+        return self.claim_by(self._terms.new_lease(), file_types)
 
     def claims(
         self,
@@ -96,15 +111,20 @@ class JobsWriter:
     ) -> Iterator[JobHandle]:
         """Claim one job after another, and wait for more where there is none, until `stop` is set.
 
-        A MongoDB that is away for a while is waited for too.
+        A MongoDB that is away for a while is waited for too. A change stream wakes the worker; without one it claims
+        every `poll_seconds`, or a little sooner.
         """
         stop = stop or threading.Event()
-        while not stop.is_set():
-            job = self._claim_patiently(file_types)
-            if job is not None:
-                yield job
-            else:
-                stop.wait(queueing.pause(poll_seconds))
+        with Claims(self, file_types, poll_seconds) as claims:
+            while not stop.is_set():
+                job = claims.next()
+                if job is not None:
+                    yield job
+                    del job  # One that was dropped without an end is given back now.
+                    continue
+                for seconds in claims.idle.slices():
+                    if stop.wait(seconds):
+                        break
 
     def work(
         self,
@@ -122,19 +142,74 @@ class JobsWriter:
             try:
                 with job:
                     generate(job)
-            except LeaseLost as error:
-                _log.warning("%s", error)
-            except Exception:  # noqa: BLE001 - one job's trouble must not end the worker
-                _log.exception("%r failed", job)
+            except Exception as error:  # noqa: BLE001 - one job's error must not end the worker
+                log_error(job, error)
+            del job
 
-    def _claim_patiently(self, file_types: Sequence[str] | None) -> JobHandle | None:
+    def claim_by(
+        self, lease: Lease, file_types: Sequence[str] | None = None, *, is_repeated: bool = False
+    ) -> JobHandle | None:
+        """`claim` by this lease. `is_repeated` where it is not known whether it has claimed a job already."""
+        types = FILE_TYPES if file_types is None else file_types
+        while True:
+            began = time.monotonic()
+            found = (
+                (self._change(changes.confirm_claim(lease)) if is_repeated else None)
+                or self._take(changes.claim_lapsed, lease, types)
+                or self._take(changes.claim_waiting, lease, types)
+            )
+            if found is None:
+                return None
+            if found["status"] == "failed":
+                _log.warning("job %s is given up, after %s attempts", found["_id"], self._terms.max_attempts)
+            elif (job := self._held(found, lease, began)) is not None:
+                return job
+
+    @property
+    def terms(self) -> Terms:
+        return self._terms
+
+    @property
+    def jobs(self) -> Collection[Document]:
+        return self._jobs
+
+    def _held(self, found: Document, lease: Lease, began: float) -> JobHandle | None:
         try:
-            return self.claim(file_types)
-        except PyMongoError as error:
-            if not queueing.is_passing(error):
-                raise
-            _log.warning("no job could be claimed: %s; trying again", type(error).__name__)
+            job = JobHandle(found, self._tools)
+        except ValueError as error:
+            _log.error("job %r is marked failed: %s", found["_id"], error)
+            self._jobs.update_one(*changes.fail(found["_id"], lease, "failed", DEFAULT_FAILURE))
             return None
+        job.hold(lease, began)
+        return job
+
+    def _take(self, claim: Callable[..., Change], lease: Lease, file_types: Sequence[str]) -> Document | None:
+        now = time.monotonic()
+        passed_over = [job_id for job_id, until in self._passed_over.items() if until > now]
+        change = claim(lease, file_types, passed_over)
+        try:
+            return self._change(change, sort=changes.OLDEST_FIRST)
+        except OperationFailure as error:
+            if error.code != _REFUSED_BY_VALIDATOR:
+                raise
+        return self._take_another(change)
+
+    def _take_another(self, change: Change) -> Document | None:
+        """Pass over each job that stays invalid when it is claimed: it is older than the validators."""
+        for candidate in self._jobs.find(change.filter, ["_id"], sort=changes.OLDEST_FIRST, limit=_CANDIDATES):
+            job_id = candidate["_id"]
+            try:
+                found = self._change(changes.claim_one(change, job_id))
+            except OperationFailure as error:
+                if error.code != _REFUSED_BY_VALIDATOR:
+                    raise
+                if job_id not in self._passed_over:
+                    _log.error("job %r is passed over: the validator refuses it; genstatus init-db lists such", job_id)
+                self._passed_over[job_id] = time.monotonic() + _PASS_OVER_SECONDS
+            else:
+                if found is not None:
+                    return found
+        return None
 
     def _insert(self, requested: Change) -> Document | None:
         """The first job of a file; None where somebody else was quicker, or took the id."""
@@ -142,10 +217,10 @@ class JobsWriter:
             *changes.next_job_id(), upsert=True, return_document=ReturnDocument.AFTER
         )
         try:
-            return self._change(changes.insert(queueing.last_id(counter), requested), upsert=True)
+            return self._change(changes.insert(int((counter or {})["last"]), requested), upsert=True)
         except DuplicateKeyError:
-            highest = queueing.highest_id(self._jobs.find_one(sort=[("_id", -1)], projection=["_id"]))
-            self._counters.update_one(*changes.raise_job_id(highest))
+            highest = self._jobs.find_one({"_id": {"$type": "number"}}, sort=[("_id", -1)], projection=["_id"])
+            self._counters.update_one(*changes.raise_job_id(int(highest["_id"]) if highest else 0))
             return None
 
     def _change(self, change: Change, **options: Any) -> Document | None:
@@ -156,3 +231,51 @@ class JobsWriter:
             if self._given_s3 is None:
                 self._given_s3 = s3_client()
             return self._given_s3
+
+
+class Claims:
+    """The claims of one worker, whoever waits between them: `next`, and where that is None, `idle`."""
+
+    def __init__(self, writer: JobsWriter, file_types: Sequence[str] | None, poll_seconds: float) -> None:
+        self.idle = Idle(writer.jobs, poll_seconds, writer.terms.lease_seconds)
+        self._writer, self._file_types = writer, file_types
+        self._lease = writer.terms.new_lease()
+        self._has_worked = self._is_repeated = False
+
+    def next(self) -> JobHandle | None:
+        """A claimed job; None where there is none, or MongoDB is away."""
+        self.idle.before_claim()
+        try:
+            job = self._writer.claim_by(self._lease, self._file_types, is_repeated=self._is_repeated)
+        except PyMongoError as error:
+            if not is_passing(error, has_worked=self._has_worked):
+                raise
+            _log.warning("no job could be claimed: %s; trying again", type(error).__name__)
+            self._is_repeated = True
+            self.idle.is_away = True
+            return None
+        self._has_worked, self._is_repeated = True, False
+        if job is not None:
+            self._lease = self._writer.terms.new_lease()
+        return job
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.idle.close()
+
+
+def log_error(job: JobFacts, error: BaseException) -> None:
+    """Log what left the block of `job`, with its trace unless it was meant for callers. The job has been ended."""
+    if ending_of(error)[0] is Ending.LOST:
+        _log.warning("%s", error)
+    elif not is_for_callers(error):
+        _log.error("%r failed", job, exc_info=error)
+
+
+def _check_indexes(indexes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `NotInitialized` where two requests at once could make two jobs of one file."""
+    wanted = [("submission_id", 1), ("file_type", 1)]
+    if not any(index.get("unique") and list(index["key"]) == wanted for index in indexes.values()):
+        raise NotInitialized("jobs has no unique index on (submission_id, file_type): run genstatus init-db")

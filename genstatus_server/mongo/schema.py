@@ -98,6 +98,7 @@ VALIDATORS: Final[Mapping[str, Mapping[str, Any]]] = {
             "attempts": _COUNT,
             "requested_at": _DATE,
             "lease": _LEASE,
+            "ended_by": {"bsonType": "string"},
         },
         "allOf": _JOB_RULES,
     },
@@ -139,7 +140,11 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     JOBS: (
         Index("submission_id_file_type", [("submission_id", 1), ("file_type", 1)], {"unique": True}),
         # What `claim` looks for. They hold the jobs that wait and those that are held, and so stay small.
-        Index("waiting", [("status", 1), *OLDEST_FIRST], {"partialFilterExpression": {"status": "waiting"}}),
+        Index(
+            "waiting_of_type",
+            [("file_type", 1), ("status", 1), *OLDEST_FIRST],
+            {"partialFilterExpression": {"status": "waiting"}},
+        ),
         Index("lease", [("lease.expires_at", 1)], {"partialFilterExpression": {"lease.expires_at": {"$type": "date"}}}),
     ),
     COUNTERS: (),

@@ -19,9 +19,10 @@ import pytest
 from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.jobs_writer import JobsWriter, LeaseLost
 from genstatus_server.jobs_writer import s3_client as own_client
+from genstatus_server.jobs_writer.aio import in_thread
 from genstatus_server.jobs_writer.parts import PART_SIZE, part_sizes
 from genstatus_server.jobs_writer.s3 import checked_file
-from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload, upload_in_thread
+from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload
 from tests.support import upload_programs
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.server import until
@@ -306,7 +307,13 @@ async def test_a_second_cancellation_ends_an_upload_at_once(hanging_s3: str, key
 
     with closing(own_client(endpoint_url=hanging_s3, read_timeout=STOP_SECONDS + 2)) as client:
         file = checked_file("reports", "a")
-        uploading = upload_in_thread(lambda: client, io.BytesIO(b"a"), file, {}, check=lambda: None)
+        stopped = threading.Event()
+
+        def check() -> None:
+            if stopped.is_set():
+                raise InterruptedError
+
+        uploading = in_thread(lambda: upload(client, io.BytesIO(b"a"), file, {}, check=check), stopped)
         task = asyncio.create_task(uploading)
         await until(threads)
         for _ in range(2):

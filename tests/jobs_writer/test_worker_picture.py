@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from genstatus_server.jobs_writer import JobHandle, JobsWriter, LeaseLost
+from tests.jobs_writer.conftest import stop_heartbeat
 from tests.support.services import S3
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Trial:
     def bring(self, state: str) -> None:
         """Begin anew, with the job in this state."""
         if self.job is not None:
-            self.job._stop()
+            stop_heartbeat(self.job)
         self.database["jobs"].delete_many({})
         if state == "nothing":
             return
@@ -90,7 +91,7 @@ class Trial:
     def _claim(self, writer: JobsWriter) -> None:
         claimed = writer.claim()
         if claimed is not None:
-            claimed._stop()
+            stop_heartbeat(claimed)
 
     @staticmethod
     def _call(job: JobHandle, cause: str) -> None:

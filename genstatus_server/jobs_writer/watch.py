@@ -1,0 +1,99 @@
+"""Wakes idle workers when a job waits: by a change stream, and by polling where there is none."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure, PyMongoError
+
+from genstatus_server.jobs_writer.retrying import jittered
+
+_log = logging.getLogger("genstatus_server.jobs_writer")
+
+_WAITS: Final[list[dict[str, Any]]] = [
+    {
+        "$match": {
+            "$or": [{"fullDocument.status": "waiting"}, {"updateDescription.updatedFields.status": "waiting"}],
+        }
+    },
+    {"$project": {"_id": 1}},
+]
+#: Milliseconds that MongoDB may hold a request for changes: an idle worker asks so often.
+_AWAIT_MS: Final = 20_000
+#: Seconds between two claims of a worker that a change stream wakes: leases run out without a change.
+_LONGEST_IDLE: Final = 30.0
+_REOPEN_SECONDS: Final = 2.0
+#: How late an idle worker notices the change.
+_SLICE: Final = 0.1
+
+
+class JobWatch:
+    """Counts the changes after which a job waits; `is_live` while the change stream is open."""
+
+    def __init__(self, jobs: Collection[dict[str, Any]]) -> None:
+        self.count, self.is_live = 0, False
+        self._jobs = jobs
+        self._stopped = threading.Event()
+        timeout = jobs.database.client.options.timeout
+        self._await_ms = _AWAIT_MS if timeout is None else min(_AWAIT_MS, round(timeout * 500))
+        threading.Thread(target=self._run, name="jobs-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread, at the latest when MongoDB next answers. It keeps no program from ending."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._follow()
+            except OperationFailure as error:
+                _log.info("no change stream (code %s): jobs are polled for", error.code)
+                self._stopped.wait(_LONGEST_IDLE)
+            except PyMongoError:
+                self._stopped.wait(jittered(_REOPEN_SECONDS))
+            finally:
+                self.is_live = False
+
+    def _follow(self) -> None:
+        with self._jobs.watch(_WAITS, max_await_time_ms=self._await_ms) as stream:
+            self.is_live = True
+            self.count += 1  # What came before the stream was open is claimed now.
+            while stream.alive and not self._stopped.is_set():
+                self.count += stream.try_next() is not None
+
+
+class Idle:
+    """Tells a worker without a job how long to wait until it claims again."""
+
+    def __init__(self, jobs: Collection[dict[str, Any]], poll_seconds: float, lease_seconds: float) -> None:
+        self._jobs, self._poll_seconds = jobs, poll_seconds
+        self._longest = max(poll_seconds, min(_LONGEST_IDLE, lease_seconds / 2))
+        self._watch: JobWatch | None = None
+        self._seen = 0
+        #: Set where MongoDB did not answer the last claim.
+        self.is_away = False
+
+    def before_claim(self) -> None:
+        """A change that comes from now on ends the next wait."""
+        self.is_away = False
+        self._seen = self._watch.count if self._watch is not None else 0
+
+    def slices(self) -> Iterator[float]:
+        """Seconds to sleep, again and again, until it is time to claim."""
+        if self._watch is None:
+            self._watch = JobWatch(self._jobs)
+        began, share = time.monotonic(), jittered(1)
+        while self._watch.count == self._seen:
+            is_woken = self._watch.is_live and not self.is_away
+            seconds = self._longest if is_woken else self._poll_seconds
+            left = began + seconds * share - time.monotonic()
+            if left <= 0:
+                return
+            yield min(left, _SLICE)
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
