@@ -20,6 +20,8 @@ test_packages=(
     chromium # shows the status page to its tests
     fonts-dejavu-core # the letters on their screenshots
 )
+# Node's own packages bring npm with them, Debian's do not. It installs what tests/e2e/npm names.
+command -v npm >/dev/null || test_packages+=(npm)
 
 usage() {
     cat <<'END'

@@ -24,13 +24,19 @@ class GenerationStatusAnswer(Schema):
     """The body of a 200, in the order of its keys. `start` and `end` are there for D1 and D2 only."""
 
     job_id = fields.Integer(
-        allow_none=True, metadata={"description": "Id of the generation job; null where no job exists."}
+        allow_none=True,
+        metadata={"description": "Id of the generation job; null where no job exists.", "format": "int64"},
     )
     status = fields.Enum(GenerationStatus, by_value=True, metadata={"description": "Status of the generation."})
     file_type = fields.String(validate=validate.OneOf(FILE_TYPES), metadata={"description": "As asked."})
     url = fields.String(metadata={"description": 'Presigned S3 GET URL when `finished`, otherwise `"#"`.'})
     size = fields.Integer(
-        allow_none=True, metadata={"description": "Bytes of the generated file; null where not known.", "minimum": 0}
+        allow_none=True,
+        metadata={
+            "description": "Bytes of the generated file; null where not known.",
+            "format": "int64",
+            "minimum": 0,
+        },
     )
     start = fields.String(metadata={"description": 'First day, `MM/DD/YYYY`; `""` where not known.', "pattern": _DAY})
     end = fields.String(metadata={"description": 'Last day, `MM/DD/YYYY`; `""` where not known.', "pattern": _DAY})

@@ -49,7 +49,6 @@ class GenerationStatusQuery(_Query):
         metadata={
             "description": "Hold the request while the status is `waiting`. `1` and `0` mean the same, in any case.",
             "type": "boolean",
-            "default": False,
             "examples": [True],
         }
     )

@@ -1,7 +1,7 @@
 """The OpenAPI document, generated from the schemas.
 
-It is strict: bodies have no other keys than those named here, and what one value says about another is written down,
-so that a validator catches an answer that the document does not promise.
+It is plain, so that generators of clients understand all of it: no conditions, and no schema is changed where it is
+used. What one value says about another is in the descriptions.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,21 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from genstatus_server import __version__
 from genstatus_server.web.answers import ErrorAnswer, GenerationStatusAnswer
 from genstatus_server.web.openapi import operations, pages, status, statuses
-from genstatus_server.web.openapi.answers import Object, answer, error
+from genstatus_server.web.openapi.answers import Object, Routes, answer, error
 from genstatus_server.web.openapi.headers import HEADERS, PREFLIGHT
 
 _INFO: Final[Object] = {
     "summary": "Tells when generated files are there, and where.",
     "description": "Answers at once, or holds a request until the file is generated (long polling).",
+    "contact": {"name": "The genstatus_server authors"},
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
+_SERVERS: Final = [{"url": "/", "description": "This server."}]
+#: By tag, which names the group of operations in a generated client: what it is, and its routes.
+_GROUPS: Final[Mapping[str, tuple[str, Routes]]] = {
+    "status": ("The status of generated files.", status.ROUTES | statuses.ROUTES),
+    "operations": ("Probes and metrics.", operations.ROUTES),
+    "pages": ("Pages, their files, and this document.", pages.ROUTES),
 }
 _METHOD_NOT_ALLOWED: Final = error("Another method.", "Method Not Allowed", headers=["Allow"])
 
@@ -29,21 +37,30 @@ _METHOD_NOT_ALLOWED: Final = error("Another method.", "Method Not Allowed", head
 @cache
 def openapi_document() -> Object:
     """The document, made once."""
-    spec = APISpec("genstatus_server", __version__, "3.1.0", info=_INFO, plugins=[MarshmallowPlugin()])
-    for name, (description, schema, example) in HEADERS.items():
-        spec.components.header(name, {"description": description, "schema": schema, "example": example})
-    spec.components.schema("GenerationStatus", status.ANSWER_RULES, schema=GenerationStatusAnswer)
-    spec.components.schema("GenerationStatuses", {"type": "object", **statuses.ANSWER_RULES})
-    spec.components.schema("InvalidRequest", status.INVALID_RULES, schema=ErrorAnswer)
-    spec.components.schema("Error", {"additionalProperties": False}, schema=ErrorAnswer(only=("message",)))
-    spec.components.schema("Readiness", operations.READINESS)
-    spec.components.security_scheme("session_token", status.SESSION_TOKEN)
-    for path, (name, request, answers) in (status.ROUTES | statuses.ROUTES | operations.ROUTES | pages.ROUTES).items():
-        _add(spec, path, name, answers, request)
+    tags = [{"name": name, "description": description} for name, (description, _) in _GROUPS.items()]
+    spec = APISpec(
+        "genstatus_server", __version__, "3.1.0", [MarshmallowPlugin()], info=_INFO, servers=_SERVERS, tags=tags
+    )
+    _add_components(spec)
+    for tag, (_, routes) in _GROUPS.items():
+        for path, (name, request, answers) in routes.items():
+            _add_path(spec, path, name, answers, {"tags": [tag], "security": [], **request})
     return dict(spec.to_dict())
 
 
-def _add(spec: APISpec, path: str, name: str, answers: Mapping[str, Object], request: Object) -> None:
+def _add_components(spec: APISpec) -> None:
+    for name, (description, schema, example) in HEADERS.items():
+        spec.components.header(name, {"description": description, "schema": schema, "example": example})
+    spec.components.schema("GenerationStatus", status.ANSWER_RULES, schema=GenerationStatusAnswer)
+    spec.components.schema("GenerationStatuses", statuses.ANSWER)
+    spec.components.schema("InvalidRequest", schema=ErrorAnswer)
+    spec.components.schema("Error", schema=ErrorAnswer(only=("message",)))
+    spec.components.schema("Readiness", operations.READINESS)
+    spec.components.schema("Liveness", operations.LIVENESS)
+    spec.components.security_scheme("session_token", status.SESSION_TOKEN)
+
+
+def _add_path(spec: APISpec, path: str, name: str, answers: Mapping[str, Object], request: Object) -> None:
     """GET, HEAD (the same without a body) and OPTIONS of `path`."""
     answers = {**answers, "405": _METHOD_NOT_ALLOWED}
     bodiless = {status: {k: v for k, v in answer.items() if k != "content"} for status, answer in answers.items()}
@@ -58,6 +75,8 @@ def _add(spec: APISpec, path: str, name: str, answers: Mapping[str, Object], req
 
 def _preflight(request: Object, answers: Mapping[str, Object]) -> dict[str, Any]:
     in_path = [parameter for parameter in request.get("parameters", ()) if parameter["in"] == "path"]
-    allowed = answer("The methods, and what a page of another origin may send.", headers=PREFLIGHT)
+    allowed = answer("What may be sent.", headers=PREFLIGHT)
     not_there = {status: answer for status, answer in answers.items() if status == "404"}
-    return {"summary": "What may be asked here.", "parameters": in_path, "responses": {"204": allowed, **not_there}}
+    summary = "The methods, and what a page of another origin may send."
+    common = {"summary": summary, "tags": request["tags"], "security": [], "parameters": in_path}
+    return {**common, "responses": {"204": allowed, **not_there}}

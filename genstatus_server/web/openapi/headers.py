@@ -16,14 +16,14 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
         {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
         "0f8fad5bd9cb469fa16570867728950e",
     ),
-    "Cache-Control": ("Nothing is to be stored.", {"type": "string", "const": "no-store"}, "no-store"),
-    "X-Content-Type-Options": ("The content type is as it says.", {"type": "string", "const": "nosniff"}, "nosniff"),
+    "Cache-Control": ("Nothing is to be stored.", {"type": "string", "enum": ["no-store"]}, "no-store"),
+    "X-Content-Type-Options": ("The content type is as it says.", {"type": "string", "enum": ["nosniff"]}, "nosniff"),
     "Connection": (
         "`close` while the server drains for shutdown: ask again on a new connection.",
-        {"type": "string", "pattern": "^(?i:close|keep-alive)$"},
+        {"type": "string", "pattern": "^([Cc]lose|[Kk]eep-[Aa]live)$"},
         "close",
     ),
-    "Vary": ("`Origin`, where the server has `cors_origins`.", {"type": "string", "const": "Origin"}, "Origin"),
+    "Vary": ("`Origin`, where the server has `cors_origins`.", {"type": "string", "enum": ["Origin"]}, "Origin"),
     "Access-Control-Allow-Origin": ("The page's origin, where it is one of `cors_origins`.", _TEXT, _FRIEND),
     "Access-Control-Expose-Headers": (
         "The headers that such a page may read.",
@@ -32,7 +32,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     ),
     "Access-Control-Allow-Methods": (
         "To a preflight of such a page.",
-        {"type": "string", "const": _METHODS},
+        {"type": "string", "enum": [_METHODS]},
         _METHODS,
     ),
     "Access-Control-Allow-Headers": (
@@ -41,7 +41,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
         "X-Session-ID, Prefer, X-Request-ID, If-None-Match",
     ),
     "Access-Control-Max-Age": ("To a preflight of such a page.", _SECONDS, 7200),
-    "Allow": ("The methods that the path takes.", {"type": "string", "const": _METHODS}, _METHODS),
+    "Allow": ("The methods that the path takes.", {"type": "string", "enum": [_METHODS]}, _METHODS),
     "Retry-After": (
         "The seconds after which to ask again, on every `waiting`, every hold that came to nothing, and every 503.",
         _SECONDS,
@@ -69,7 +69,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     ),
     "Referrer-Policy": (
         "What the page tells other servers: nothing.",
-        {"type": "string", "const": "no-referrer"},
+        {"type": "string", "enum": ["no-referrer"]},
         "no-referrer",
     ),
 }

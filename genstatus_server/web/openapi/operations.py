@@ -3,7 +3,7 @@
 from typing import Final
 
 from genstatus_server.telemetry import metrics
-from genstatus_server.web.openapi.answers import Object, Routes, answer, constant_object, ref
+from genstatus_server.web.openapi.answers import Object, Routes, answer, ref
 
 READINESS: Final[Object] = {
     "type": "object",
@@ -11,10 +11,14 @@ READINESS: Final[Object] = {
         "mongodb": {"type": "string", "enum": ["ok", "down"]},
         "change_stream": {"type": "string", "enum": ["live", "polling", "down"]},
         "signer": {"type": "string", "enum": ["ok", "no credentials"]},
-        "server": {"type": "string", "const": "draining"},
+        "server": {"type": "string", "enum": ["draining"]},
     },
     "required": ["mongodb", "change_stream", "signer"],
-    "additionalProperties": False,
+}
+LIVENESS: Final[Object] = {
+    "type": "object",
+    "properties": {"status": {"type": "string", "enum": ["ok"]}},
+    "required": ["status"],
 }
 _READY: Final = {"mongodb": "ok", "change_stream": "live", "signer": "ok"}
 _DOWN: Final = _READY | {"mongodb": "down", "change_stream": "down"}
@@ -23,7 +27,7 @@ ROUTES: Final[Routes] = {
     "/livez": (
         "livez",
         {"summary": "Whether the process runs."},
-        {"200": answer("It runs.", constant_object(status="ok"), {"ok": {"status": "ok"}})},
+        {"200": answer("It runs.", ref("Liveness"), {"ok": {"status": "ok"}})},
     ),
     "/readyz": (
         "readyz",

@@ -15,6 +15,11 @@ _NAME: Final[Object] = {
     "schema": {"type": "string", "enum": sorted(STATIC_FILES)},
     "example": "genstatus.js",
 }
+_DOCUMENT: Final = {
+    "type": "object",
+    "properties": {"openapi": _TEXT, "info": {"type": "object"}, "paths": {"type": "object"}},
+    "required": ["openapi", "info", "paths"],
+}
 _EXCERPT: Final = {"openapi": "3.1.0", "info": {"title": "genstatus_server", "version": "1.0"}, "paths": {}}
 
 
@@ -29,7 +34,7 @@ ROUTES: Final[Routes] = {
         {
             "200": answer(
                 "OpenAPI 3.1.",
-                {"type": "object", "required": ["openapi", "info", "paths"]},
+                _DOCUMENT,
                 {"excerpt": _EXCERPT},
             )
         },

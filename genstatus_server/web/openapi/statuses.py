@@ -41,12 +41,11 @@ _REQUEST: Final[Object] = {
     ],
 }
 
-#: What the schema of a 200 says beyond each key for itself.
-ANSWER_RULES: Final[Object] = {
+ANSWER: Final[Object] = {
+    "type": "object",
     "required": ["submission_id", "files"],
-    "additionalProperties": False,
     "properties": {
-        "submission_id": {"type": "integer", "minimum": 1},
+        "submission_id": {"type": "integer", "format": "int64", "minimum": 1},
         "files": {"type": "array", "items": ref("GenerationStatus"), "minItems": 1, "maxItems": 4},
     },
 }
