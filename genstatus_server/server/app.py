@@ -13,7 +13,6 @@ from socket import socket
 from typing import Any, Final
 
 from pymongo.errors import PyMongoError
-from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from genstatus_server.hold.registry import JobWaiters
@@ -30,7 +29,8 @@ from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
 from genstatus_server.web.base import NotFoundHandler, log_request
 from genstatus_server.web.health import LivezHandler, MetricsHandler, ReadyzHandler
-from genstatus_server.web.listener import Acceptor
+from genstatus_server.web.listener import Listener
+from genstatus_server.web.malformed import MalformedRequests
 from genstatus_server.web.pages import OpenApiHandler, static_routes
 from genstatus_server.web.services import Services
 from genstatus_server.web.status import GenerationStatusHandler
@@ -38,16 +38,12 @@ from genstatus_server.web.statuses import GenerationStatusesHandler
 
 #: Documents that are remembered of each collection, at the least; see `Store` for why it depends on `max_waits`.
 _REMEMBERED: Final = 10_000
-#: Bytes of the request line and headers together, and of a body, which no route reads.
-_MAX_HEADER_SIZE: Final = 64 * 1024
-_MAX_BODY_SIZE: Final = 16 * 1024
 #: Seconds after which a connection is closed on which nothing is asked, or only half a request arrives.
 _IDLE_CONNECTION_SECONDS: Final = 120
-_BODY_SECONDS: Final = 10
 #: The garbage collector looks at what is new when so many objects more were made than freed; -1: what it finds in use
 #: counts as old from then on, and is not looked at once more; the old ones it looks at behind so many such looks.
-#: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle (see `accepting`),
-#: so there is next to nothing to find.
+#: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle, so there is next
+#: to nothing to find.
 _GARBAGE_THRESHOLDS: Final = (10_000, -1, 200)
 
 
@@ -131,13 +127,12 @@ async def serve(
     async with AsyncExitStack() as stack:
         services = await open_services(stack, settings, s3_keys=s3_keys)
         services.collect_metrics = metrics_collector(services.metrics, parent)
-        server = HTTPServer(
+        listener = Listener(
             make_application(services),
-            max_header_size=_MAX_HEADER_SIZE,
-            max_body_size=_MAX_BODY_SIZE,
-            body_timeout=_BODY_SECONDS,
+            sockets,
+            idle_timeout=_IDLE_CONNECTION_SECONDS,
+            malformed=MalformedRequests(services.metrics),
         )
-        acceptor = Acceptor(server, sockets, _IDLE_CONNECTION_SECONDS)
         for each in sockets:
             host, port = each.getsockname()[:2]
             log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)
@@ -145,7 +140,7 @@ async def serve(
         _spare_the_garbage_collector()
         await shutdown.wait()
         systemd.notify("STOPPING=1")
-        await _drain(acceptor, server, services)
+        await _drain(listener, services)
     log.info("stopped")
 
 
@@ -158,17 +153,17 @@ def _spare_the_garbage_collector() -> None:
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
 
-async def _drain(acceptor: Acceptor, server: HTTPServer, services: Services) -> None:
+async def _drain(listener: Listener, services: Services) -> None:
     log.info("draining", held=len(services.waiters))
     services.draining = True
-    acceptor.close()
+    listener.close()
     services.waiters.close()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
             await services.in_flight.wait_empty()
     except TimeoutError:
         log.warning("drain_timeout", hint="some clients did not take their answer in time")
-    await server.close_all_connections()
+    await listener.close_connections()
 
 
 async def _say_what_is_missing(watcher: JobWatcher, database: mongodb.Database) -> None:

@@ -28,6 +28,9 @@ _WAKE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25
 _PRESIGN_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1, 0.5, 2.5)
 _LAG_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+#: Every status that an answer can have; 499: the client was gone before it.
+_STATUSES: Final = (200, 204, 400, 401, 403, 404, 405, 499, 500, 503)
+
 #: How often a collection's documents were remembered when they were wanted, and how often not.
 HitsAndMisses = Callable[[], Iterable[tuple[str, int, int]]]
 
@@ -51,6 +54,14 @@ class Metrics:
         )
         #: The counter of one HTTP status. Kept, because to look a label up costs more than to count.
         self.requests_of: Callable[[int], Counter] = cache(lambda status: self.requests.labels(str(status)))
+        for status in _STATUSES:
+            self.requests_of(status)  # An alert sees the first of a burst only where a 0 was before it.
+        self.malformed_requests = Counter(
+            "genstatus_malformed_requests",
+            "Requests that are no valid HTTP, by what is wrong with them.",
+            ["reason"],
+            registry=registry,
+        )
         self.hold_seconds = Histogram(
             "genstatus_hold_seconds",
             "Seconds that a request was held, by why the hold ended.",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from genstatus_server.hold.hold import WaitResult
 from genstatus_server.model.errors import ServiceUnavailable
@@ -10,10 +10,6 @@ from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.web import retry
 from genstatus_server.web.asked import Asked
 from genstatus_server.web.base import BaseHandler, date_now
-from genstatus_server.web.response_cache import Parts
-
-if TYPE_CHECKING:
-    from tornado.concurrent import Future
 
 _RETRY_AFTER: Final = {
     None: lambda: retry.POLL,
@@ -22,15 +18,11 @@ _RETRY_AFTER: Final = {
     WaitResult.DRAINING: retry.draining,
     WaitResult.SHED: retry.shed,
 }
-#: The results, also of one who did not wait, whose answers are the same for all; elsewhere `Retry-After` is random.
-_ALIKE: Final = frozenset({None, WaitResult.SETTLED, WaitResult.DEADLINE})
 _FINISHED: Final = GenerationStatus.FINISHED
 
 
 class AnsweringHandler(BaseHandler):
     """Answers about jobs. A subclass says what the body is."""
-
-    _written: "Future[None] | None" = None
 
     def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
         """The body of the answer; each job has its URL, None where it is not finished."""
@@ -54,22 +46,25 @@ class AnsweringHandler(BaseHandler):
             urls.append(url)
         return urls
 
-    def answer(
+    async def answer(
         self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None = None
     ) -> None:
         """Answer; `result` is why only now, None to one who did not ask to wait."""
         if result is not None:
             self.log_fields["wait_result"] = result.value
         self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
-        if result in _ALIKE and self._is_plain(asked):
-            self._answer_like_others(asked, jobs, urls, result)
-            return
         self._set_headers(asked, jobs, result)
-        self.finish(self.encode(asked, jobs, urls))
-
-    def flush(self, include_footers: bool = False) -> "Future[None]":  # noqa: FBT001, FBT002 - Tornado's signature
-        """As Tornado's, but what is on its way already is not written once more."""
-        return super().flush(include_footers) if self._written is None else self._written
+        body = self.encode(asked, jobs, urls)
+        if result is not None:
+            # Thousands may be answered in this turn of the loop: all answers go out first, and what has to be noted of
+            # each follows in the next turn.
+            self.set_header("Date", date_now())  # Tornado's is that of the request.
+            self.set_header("Content-Length", len(body))
+            self.write(body)
+            self.flush()
+            await asyncio.sleep(0)
+            body = b""
+        self.finish(body)
 
     def _set_headers(self, asked: Asked, jobs: Sequence[Job], result: WaitResult | None) -> None:
         if result is not None:
@@ -83,40 +78,6 @@ class AnsweringHandler(BaseHandler):
         """The length of the hold that is asked for."""
         settings = self.services.settings
         return min(asked.timeout or settings.wait_default, settings.wait_max)
-
-    def _is_plain(self, asked: Asked) -> bool:
-        """Whether the answer is the same, byte for byte, for all who ask for the same; but for date and request id."""
-        request, services = self.request, self.services
-        is_usual = request.method == "GET" and request.version == "HTTP/1.1" and not services.draining
-        stays = request.headers.get("Connection", "keep-alive").lower() == "keep-alive"
-        has_origin = bool(services.settings.cors_origins) and "Origin" in request.headers
-        return is_usual and stays and not has_origin and not asked.preferred_wait
-
-    def _answer_like_others(
-        self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None
-    ) -> None:
-        """With the bytes that others who ask the same get."""
-
-        def put_together(date: str, request_id: str) -> Parts:
-            self._set_headers(asked, jobs, result)
-            body = self.encode(asked, jobs, urls)
-            self.set_header("Content-Length", len(body))
-            self._headers["Date"], self._headers["X-Request-ID"] = date, request_id
-            return self._headers.get_all(), body
-
-        question = type(self), asked.submission_id, asked.file_types, result
-        answer = self.services.shared_answers.bytes_for(
-            question, (jobs, urls), put_together, date=date_now(), request_id=self.request_id
-        )
-        assert self.request.connection is not None  # noqa: S101 - as Tornado's own `finish` says.
-        self._written = self.request.connection.write(answer)
-        self._headers_written = True
-        if result is None:
-            self.finish()
-            return
-        self._auto_finish = False  # Tornado would finish it where `get` ends before that.
-        # Thousands may be answered in this turn of the loop: first all of them, then what has to be noted of each.
-        asyncio.get_running_loop().call_soon(self.finish)
 
     async def _url_of(self, job: Job, latest: float | None) -> str:
         try:

@@ -5,12 +5,12 @@ import json
 import random
 import re
 import time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from http.client import responses
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tornado.httputil import HTTPHeaders, format_timestamp
+from tornado.httputil import format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
@@ -19,11 +19,22 @@ from genstatus_server.telemetry import log
 from genstatus_server.web import retry
 from genstatus_server.web.services import Services
 
+if TYPE_CHECKING:
+    from tornado.concurrent import Future
+
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_EXPOSED_HEADERS: Final = "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag"
-_ALLOWED_HEADERS: Final = "X-Session-ID, Prefer, X-Request-ID, If-None-Match"
+#: A W3C trace context's parent: version, trace id, span id, flags.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+#: Headers that a page of a configured origin may read, and those that it may send.
+EXPOSED_HEADERS: Final = "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag"
+ALLOWED_HEADERS: Final = (
+    "X-Session-ID, Prefer, X-Request-ID, If-None-Match, Content-Type, X-Requested-With, "
+    "traceparent, tracestate, baggage, sentry-trace"
+)
 _PREFLIGHT_SECONDS: Final = "7200"
 
+#: What every answer says.
+EVERY_ANSWER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 #: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
 CLIENT_GONE: Final = 499
 
@@ -32,7 +43,8 @@ class BaseHandler(RequestHandler):
     """A handler that answers in JSON. A subclass has `get` and, where its path takes them, other methods."""
 
     services: Services
-    _own_headers: HTTPHeaders | None = None
+    #: The client was gone before all of its answer was handed to the system.
+    is_client_gone = False
     allowed_methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
 
     def initialize(self, services: Services) -> None:
@@ -41,40 +53,22 @@ class BaseHandler(RequestHandler):
         self.log_fields: dict[str, object] = {}
         services.in_flight.begin()
 
-    def clear(self) -> None:
-        """Begin an answer, also one that takes the place of another: Tornado calls this before it writes an error."""
-        self._own_headers = None
-        self._write_buffer = []
-        self._status_code, self._reason = 200, responses[200]
-
-    @property
-    def _headers(self) -> HTTPHeaders:
-        """Tornado's headers of the answer. They are put together when the first is wanted.
-
-        A held request has none yet, and an answer that is written with the bytes of others never has.
-        """
-        if self._own_headers is None:
-            # As Tornado's `clear`, but that one formats the date and looks at the characters of each header every time.
-            self._own_headers = headers = HTTPHeaders()
-            headers["Content-Type"] = "application/json"
-            headers["Date"] = date_now()
-            headers["Cache-Control"] = "no-store"
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers["X-Request-ID"] = self.request_id
-            self.set_default_headers()
-        return self._own_headers
-
-    @_headers.setter
-    def _headers(self, headers: HTTPHeaders) -> None:
-        self._own_headers = headers
-
     def set_default_headers(self) -> None:
-        """Headers of every answer that depend on something."""
-        services: Services = self._services_of_application()
+        """Headers of every answer, errors included."""
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json")
+        for name, value in EVERY_ANSWER.items():
+            self.set_header(name, value)
+        self.set_header("X-Request-ID", self.request_id)
+        services = self._services_of_application()
         if services.draining:
             self.set_header("Connection", "close")
         if services.settings.cors_origins:
             self._set_cors_headers()
+
+    def on_connection_close(self) -> None:
+        """Tornado calls this when the client has gone away, also where it has only closed its side for writing."""
+        self.is_client_gone = True
 
     async def get(self) -> None:
         """Answer."""
@@ -91,7 +85,7 @@ class BaseHandler(RequestHandler):
         self.set_header("Allow", ", ".join(self.allowed_methods))
         if self._is_configured_origin():
             self.set_header("Access-Control-Allow-Methods", ", ".join(self.allowed_methods))
-            self.set_header("Access-Control-Allow-Headers", _ALLOWED_HEADERS)
+            self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
             self.set_header("Access-Control-Max-Age", _PREFLIGHT_SECONDS)
 
     def write_json(self, body: object) -> None:
@@ -128,7 +122,13 @@ class BaseHandler(RequestHandler):
         elif not isinstance(error, ServiceError | HTTPError | StreamClosedError):
             log.exception("request_defect", request_id=self.request_id, path=self.request.path)
 
-    def finish(self, chunk: Any = None) -> Any:
+    def flush(self, include_footers: bool = False) -> "Future[None]":  # noqa: FBT001, FBT002 - Tornado's signature
+        """As Tornado's; it notes a client that is gone already."""
+        sent = super().flush(include_footers)
+        self.is_client_gone |= sent.done() and sent.exception() is not None
+        return sent
+
+    def finish(self, chunk: Any = None) -> "Future[None]":
         """Finish the answer; it counts as in flight until it was handed to the system."""
         future = super().finish(chunk)
         if future.done():
@@ -142,16 +142,11 @@ class BaseHandler(RequestHandler):
         services: Services = self.application.settings["services"]
         return services
 
-    @property
+    @cached_property
     def request_id(self) -> str:
         """The caller's id of the request where it sent a sane one, else a new one."""
-        known: str | None = getattr(self, "_known_request_id", None)
-        if known is None:
-            known = self.request.headers.get("X-Request-ID")
-            if known is None or not _SANE_REQUEST_ID.fullmatch(known):
-                known = f"{random.getrandbits(128):032x}"
-            self._known_request_id = known
-        return known
+        sent = self.request.headers.get("X-Request-ID", "")
+        return sent if _SANE_REQUEST_ID.fullmatch(sent) else new_request_id()
 
     def _is_configured_origin(self) -> bool:
         return self.request.headers.get("Origin") in self._services_of_application().settings.cors_origins
@@ -160,7 +155,7 @@ class BaseHandler(RequestHandler):
         self.set_header("Vary", "Origin")
         if self._is_configured_origin():
             self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
-            self.set_header("Access-Control-Expose-Headers", _EXPOSED_HEADERS)
+            self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
 
 
 def date_now() -> str:
@@ -171,6 +166,10 @@ def date_now() -> str:
 @lru_cache(1)
 def _date(second: int) -> str:
     return format_timestamp(second)
+
+
+def new_request_id() -> str:
+    return f"{random.getrandbits(128):032x}"
 
 
 class NotFoundHandler(BaseHandler):
@@ -188,11 +187,15 @@ def log_request(handler: RequestHandler) -> None:
     """Count the request, and write its one record."""
     if not isinstance(handler, BaseHandler):
         return
-    status = int(handler.get_status())  # Not an `HTTPStatus`, which the log for humans would spell out.
+    # Not an `HTTPStatus`, which the log for humans would spell out.
+    status = CLIENT_GONE if handler.is_client_gone else int(handler.get_status())
     handler.services.metrics.requests_of(status).inc()
     has_failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if not (has_failed or handler.services.settings.access_log):
         return
+    traceparent = handler.request.headers.get("traceparent", "")
+    if _TRACEPARENT.fullmatch(traceparent):
+        handler.log_fields["traceparent"] = traceparent
     record = log.warning if has_failed else log.info
     record(
         "request",

@@ -25,7 +25,6 @@ class HeldHandler(AnsweringHandler):
 
     _hold: Hold | None = None
     _result: WaitResult | None = None
-    _is_client_gone = False
     _is_wait = False
 
     @staticmethod
@@ -39,7 +38,7 @@ class HeldHandler(AnsweringHandler):
 
     def on_connection_close(self) -> None:
         """The client went away: its hold is freed at once, or ends as soon as it begins."""
-        self._is_client_gone = True
+        super().on_connection_close()
         if self._hold is not None:
             self._hold.waiter.leave()
 
@@ -64,7 +63,7 @@ class HeldHandler(AnsweringHandler):
         if jobs is None:
             await self._wait(login, valid)
         else:
-            self.answer(valid, jobs, await self.urls_of(jobs))
+            await self.answer(valid, jobs, await self.urls_of(jobs))
 
     def _first_look_ends(self, asked: Asked | InvalidRequest) -> float:
         """The loop's time by which there is something to answer. The answer to a short hold may not come later."""
@@ -82,7 +81,7 @@ class HeldHandler(AnsweringHandler):
         if not seen.is_settled:
             self.services.metrics.shed.inc()
         result = WaitResult.SETTLED if seen.is_settled else WaitResult.SHED
-        self.answer(asked, seen.jobs, await self.urls_of(seen.jobs), result)
+        await self.answer(asked, seen.jobs, await self.urls_of(seen.jobs), result)
 
     def _has_room(self, login: Login) -> bool:
         waiters, settings = self.services.waiters, self.services.settings
@@ -94,7 +93,7 @@ class HeldHandler(AnsweringHandler):
         # It is understood by now, and ten thousand of them would keep it twice.
         self.request.arguments = self.request.query_arguments = {}
         waiter = self.services.waiters.register(look.keys)
-        if self._is_client_gone:
+        if self.is_client_gone:
             waiter.leave()
         self._hold = hold = Hold(look, waiter, deadline_of(self.arrived, seconds))
         await self._end_or_sleep(hold, asked, hold.begin(self._first_look_ends(asked)))
@@ -109,17 +108,9 @@ class HeldHandler(AnsweringHandler):
         if result is None:
             hold.sleep(partial(self._wake_up, hold, asked))
         else:
-            self._end(hold, asked, result, urls)
+            await self._end(hold, asked, result, urls)
 
     def _wake_up(self, hold: Hold, asked: Asked) -> None:
-        try:
-            urls = self.urls_at_once(hold.seen.jobs) if hold.settles_at_once() else None
-            if urls is not None:  # Thousands may be woken at once: a task for each would take as long as all the rest.
-                self._end(hold, asked, WaitResult.SETTLED, urls)
-                return
-        except Exception as error:  # noqa: BLE001 - as below
-            self._answer_error(hold, error)
-            return
         self._going_on = asyncio.create_task(self._go_on(hold, asked))
 
     async def _go_on(self, hold: Hold, asked: Asked) -> None:
@@ -136,13 +127,13 @@ class HeldHandler(AnsweringHandler):
         if not self._finished:
             self.send_error(exc_info=about)
 
-    def _end(self, hold: Hold, asked: Asked, result: WaitResult, urls: Sequence[str | None]) -> None:
+    async def _end(self, hold: Hold, asked: Asked, result: WaitResult, urls: Sequence[str | None]) -> None:
         self._release(hold, result)
         if result is WaitResult.GONE:
             self.set_status(CLIENT_GONE)
             self.finish()
         else:
-            self.answer(asked, hold.seen.jobs, urls, result)
+            await self.answer(asked, hold.seen.jobs, urls, result)
 
     def _release(self, hold: Hold, result: WaitResult) -> None:
         """The hold is over; the first result stands, whatever goes wrong with the answer."""

@@ -5,19 +5,28 @@ Those on which nothing is asked are closed after a while.
 
 import asyncio
 import math
+import re
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import closing, suppress
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
-from tornado.concurrent import Future
-from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
+from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.web import Application
 
 from genstatus_server.telemetry import log
+from genstatus_server.web.malformed import ClientStream, MalformedRequests
 
 #: Connections that are taken in one turn of the loop. A burst waits in the system's queue, where it costs nothing: all
 #: of it in here at once would make each turn long, and so each request, of many turns, late.
@@ -33,80 +42,78 @@ _CLOSING_PAUSE_SECONDS: Final = 0.01
 #: Milliseconds after which the system ends a connection whose client does not take what was sent to it: it is gone
 #: without a word, or does not read. Neither is told otherwise, and an answer that is never out has no deadline.
 _UNREAD_MS: Final = 30_000
-#: Bytes that may be read ahead of a request that is being answered. Tornado stops of itself after the largest request
-#: and a piece or two of 64 KiB; only beyond this, it takes that for a defect and logs it with a traceback.
-_MAX_READ_AHEAD: Final = 256 * 1024
+#: Bytes of the request line and headers together, and of a body, which no route reads; and seconds for a body.
+_LIMITS: Final = HTTP1ConnectionParameters(max_header_size=64 * 1024, max_body_size=16 * 1024, body_timeout=10)
+#: Refused clients that may go on sending at the same time, and for how many seconds. A connection that is closed before
+#: all was read is reset, and the answer with it.
+_MAX_LINGERING: Final = 64
+_LINGER_SECONDS: Final = 1.0
+_SCHEME_AND_HOST: Final = re.compile("https?://[^/?]*", re.IGNORECASE)
 
 
-class _Stream(IOStream):
-    """A connection that knows since when it waits for a request, and is in `streams` until it is closed.
+class _Request(HTTPMessageDelegate):
+    """Passes a request on, and notes on its stream when it has come."""
 
-    It leaves no work for the garbage collector when its client resets it.
+    __slots__ = ("_request", "_stream")
+
+    def __init__(self, request: HTTPMessageDelegate, stream: ClientStream) -> None:
+        self._request = request
+        self._stream = stream
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._stream.waits_since = math.inf
+        return self._request.headers_received(_in_origin_form(cast("RequestStartLine", start_line)), headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._request.data_received(chunk)
+
+    def finish(self) -> None:
+        self._request.finish()
+
+    def on_connection_close(self) -> None:
+        self._request.on_connection_close()
+
+
+def _in_origin_form(start_line: RequestStartLine) -> RequestStartLine:
+    """The same with a path for target, where it is a whole URL (RFC 9112, 3.2.2)."""
+    url = _SCHEME_AND_HOST.match(start_line.path)
+    if url is None:
+        return start_line
+    target = start_line.path[url.end() :]
+    target = target if target.startswith("/") else f"/{target}"
+    return RequestStartLine(start_line.method, target, start_line.version)
+
+
+class Listener(HTTPServerConnectionDelegate):
+    """Serves `application` on the connections that come in on `sockets`, from now on.
+
+    One on which nothing is asked for `idle_timeout` seconds is closed, at most a quarter of that late.
     """
 
-    def __init__(self, connection: socket.socket, streams: "set[_Stream]", now: Callable[[], float]) -> None:
-        super().__init__(connection, max_buffer_size=_MAX_READ_AHEAD)
-        self._streams = streams
-        self._now = now
-        self._waits_since = now()
-        streams.add(self)
-
-    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """As Tornado's, which asks for the head of a request with it, and for nothing else."""
-        self._waits_since = self._now()
-        return super().read_until_regex(regex, max_bytes)
-
-    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """As Tornado's, which reads bodies with it and with `read_bytes`; they have a limit of their own."""
-        self._waits_since = math.inf
-        return super().read_until(delimiter, max_bytes)
-
-    def read_bytes(self, num_bytes: int, partial: bool = False) -> Awaitable[bytes]:  # noqa: FBT001, FBT002 - Tornado's
-        self._waits_since = math.inf
-        return super().read_bytes(num_bytes, partial)
-
-    def write(self, data: bytes | memoryview) -> "Future[None]":
-        """As Tornado's, but past its buffers where the system takes everything at once, as it does as a rule."""
-        if not (self.closed() or self.writing()):
-            with suppress(OSError):  # Tornado's meets it again, and knows what to do.
-                data = data[self.socket.send(data) :]
-                if not data:
-                    sent: Future[None] = Future()
-                    sent.set_result(None)
-                    return sent
-        return super().write(data)
-
-    def is_idle(self, since: float) -> bool:
-        """Whether it has waited for a request, or for the rest of its head, since before this time of the loop."""
-        return self.reading() and self._waits_since < since
-
-    def close_fd(self) -> None:
-        super().close_fd()
-        self._streams.discard(self)
-        if self.error is not None:
-            # It leads to the frames that saw it, and so back to here and to all that was read.
-            self.error = self.error.with_traceback(None)
-
-
-class Acceptor:
-    """Hands the connections that come in on `sockets` to `server`, from now on.
-
-    One on which nothing is asked for `idle_seconds` is closed, at most a quarter of that late.
-    """
-
-    def __init__(self, server: HTTPServer, sockets: Sequence[socket.socket], idle_seconds: float) -> None:
-        server.conn_params.header_timeout = None  # Tornado's own limit: a timer for each request.
-        self._server = server
-        self._streams: set[_Stream] = set()
-        self._idle_seconds = idle_seconds
+    def __init__(
+        self,
+        application: Application,
+        sockets: Sequence[socket.socket],
+        *,
+        idle_timeout: float,
+        malformed: MalformedRequests,
+    ) -> None:
+        self._application = application
+        self._idle_timeout = idle_timeout
+        self._malformed = malformed
+        self._connections: set[HTTP1ServerConnection] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
         self._sockets = tuple(sockets)
         self._loop = asyncio.get_running_loop()
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._files = sys.maxsize if soft_limit == resource.RLIM_INFINITY else soft_limit
         self._resuming: asyncio.TimerHandle | None = None
         self._logged = -_LOG_SECONDS
-        if sys.platform == "linux":  # No other system has it.
-            for each in sockets:  # The connections inherit it.
+        for each in sockets:
+            each.setblocking(False)  # noqa: FBT003 - the standard library's
+            if sys.platform == "linux" and each.family != socket.AF_UNIX:  # The connections inherit it.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self._resume()
         self._close_idle()
@@ -122,6 +129,23 @@ class Acceptor:
         for each in self._sockets:
             each.close()
 
+    async def close_connections(self) -> None:
+        """Close every connection, whatever is going on there."""
+        while self._connections:
+            await next(iter(self._connections)).close()
+        for task in self._lingering:
+            task.cancel()
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """A connection waits for its first request, or the next."""
+        stream = cast("ClientStream", cast("HTTP1ServerConnection", server_conn).stream)
+        stream.waits_since = self._loop.time()
+        return _Request(self._application.start_request(server_conn, request_conn), stream)
+
+    def on_close(self, server_conn: object) -> None:
+        """A connection has ended."""
+        self._connections.discard(cast("HTTP1ServerConnection", server_conn))
+
     def _resume(self) -> None:
         for each in self._sockets:
             self._loop.add_reader(each, self._take_some, each)
@@ -136,7 +160,7 @@ class Acceptor:
         """Take a few connections; whether there may be more."""
         for _ in range(_AT_ONCE):
             try:
-                connection, address = listening.accept()
+                connection, _ = listening.accept()
             except BlockingIOError:
                 return False
             except ConnectionAbortedError:
@@ -144,8 +168,10 @@ class Acceptor:
             except OSError as error:
                 self._wait_for_files(error.strerror)
                 return False
-            stream = _Stream(connection, self._streams, self._loop.time)
-            self._server.handle_stream(stream, address)
+            stream = ClientStream(connection, self._malformed, self._loop.time(), self._linger)
+            serving = HTTP1ServerConnection(stream, _LIMITS)
+            self._connections.add(serving)
+            serving.start_serving(self)
             # The system gives the lowest number that is free, so all below are in use.
             if connection.fileno() >= self._files - _RESERVE:
                 self._wait_for_files("only the reserve is left")
@@ -154,12 +180,22 @@ class Acceptor:
 
     def _close_idle(self) -> None:
         """Close those that are idle, a few at a time as they are taken."""
-        since = self._loop.time() - self._idle_seconds
-        idle = list(islice((each for each in self._streams if each.is_idle(since)), _AT_ONCE))
-        pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_seconds / 4
+        since = self._loop.time() - self._idle_timeout
+        streams = (cast("ClientStream", each.stream) for each in self._connections)
+        idle = list(islice((stream for stream in streams if stream.waits_since < since), _AT_ONCE))
+        pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_timeout / 4
         self._closing_idle = self._loop.call_later(pause, self._close_idle)
         for stream in idle:
             stream.close()
+
+    def _linger(self, connection: socket.socket) -> None:
+        """Let a client whose request was refused read the answer."""
+        if len(self._lingering) >= _MAX_LINGERING:
+            connection.close()
+            return
+        task = self._loop.create_task(_discard(connection))
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
 
     def _wait_for_files(self, cause: str | None) -> None:
         self._pause()
@@ -168,3 +204,12 @@ class Acceptor:
             self._logged = self._loop.time()
             hint = "connections wait until others end; lower max_waits, or raise the limit on open files"
             log.warning("files_exhausted", limit=self._files, cause=cause, hint=hint)
+
+
+async def _discard(connection: socket.socket) -> None:
+    """Read what still comes, for a while; then close."""
+    with closing(connection), suppress(OSError, TimeoutError):
+        connection.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+                pass

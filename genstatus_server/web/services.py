@@ -11,7 +11,6 @@ from genstatus_server.mongo.store import Store
 from genstatus_server.s3.presigner import Presigner
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry.metrics import Metrics
-from genstatus_server.web.response_cache import SharedAnswers
 
 
 class InFlight:
@@ -54,7 +53,6 @@ class Services:
     watcher: JobWatcher
     presigner: Presigner
     in_flight: InFlight = field(default_factory=InFlight)
-    shared_answers: SharedAnswers = field(default_factory=SharedAnswers)
     draining: bool = False
     #: The metrics of the whole server, in Prometheus' text format. Raises `ServiceUnavailable`.
     collect_metrics: Callable[[], Awaitable[str]] = _no_metrics

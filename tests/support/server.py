@@ -11,7 +11,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from tornado.httpclient import HTTPResponse
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
@@ -19,7 +18,8 @@ from genstatus_server.mongo import client as mongodb
 from genstatus_server.mongo.change_stream import Watching
 from genstatus_server.server.app import make_application, open_services
 from genstatus_server.settings import Settings, load_settings
-from genstatus_server.web.listener import Acceptor
+from genstatus_server.web.listener import Listener
+from genstatus_server.web.malformed import MalformedRequests
 from genstatus_server.web.services import Services
 from tests.support.services import S3
 from tests.support.world import SUBMISSION, World
@@ -116,16 +116,17 @@ async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: Simpl
 
 def serve(stack: AsyncExitStack, services: Services, client: SimpleAsyncHTTPClient) -> Server:
     """A server on a free port; `stack` stops it."""
-    server, sockets = HTTPServer(make_application(services)), bind_sockets(0, "127.0.0.1")
-    acceptor = Acceptor(server, sockets, idle_seconds=120)
+    sockets = bind_sockets(0, "127.0.0.1")
+    malformed = MalformedRequests(services.metrics)
+    listener = Listener(make_application(services), sockets, idle_timeout=120, malformed=malformed)
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    stack.push_async_callback(stop, acceptor, server, services)
+    stack.push_async_callback(stop, listener, services)
     return Server(services, url, client)
 
 
-async def stop(acceptor: Acceptor, server: HTTPServer, services: Services) -> None:
+async def stop(listener: Listener, services: Services) -> None:
     """Stop it, and see that nothing of a request is left."""
-    acceptor.close()
-    await server.close_all_connections()
+    listener.close()
+    await listener.close_connections()
     await until(lambda: not len(services.waiters), what="no hold is left")
     assert not services.waiters.keys()

@@ -5,15 +5,16 @@ import gc
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.iostream import StreamClosedError
-from tornado.netutil import bind_sockets
+from tornado.netutil import bind_sockets, bind_unix_socket
 from tornado.web import Application, RequestHandler
 
-from genstatus_server.web.listener import _AT_ONCE, Acceptor, _Stream
+from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.web.listener import _AT_ONCE, Listener
+from genstatus_server.web.malformed import ClientStream, MalformedRequests
 from tests.support.server import DEADLINE, until
 
 
@@ -25,12 +26,20 @@ class Answered(RequestHandler):
 class Held(RequestHandler):
     count = 0
 
+    def initialize(self) -> None:
+        self.gone = asyncio.Event()
+
     async def get(self) -> None:
-        self._auto_finish = False
         Held.count += 1
+        await self.gone.wait()
 
     def on_connection_close(self) -> None:
-        self.finish()
+        self.gone.set()
+
+
+def listening(sockets: list[socket.socket], idle_timeout: float) -> Listener:
+    application = Application([("/", Held), ("/now", Answered)])
+    return Listener(application, sockets, idle_timeout=idle_timeout, malformed=MalformedRequests(Metrics()))
 
 
 @contextmanager
@@ -45,18 +54,18 @@ def no_collection() -> Iterator[None]:
 
 def unread() -> int:
     """Bytes that have come and are no request yet."""
-    return sum(each._read_buffer_size for each in gc.get_objects() if type(each) is _Stream)
+    return sum(each._read_buffer_size for each in gc.get_objects() if type(each) is ClientStream)
 
 
 def streams() -> int:
-    return sum(type(each) is _Stream for each in gc.get_objects())
+    return sum(type(each) is ClientStream for each in gc.get_objects())
 
 
 @pytest.mark.parametrize("is_reset", [True, False])
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
 async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *, is_reset: bool) -> None:
-    server, sockets = HTTPServer(Application([("/", Held)])), bind_sockets(0, "127.0.0.1")
-    acceptor = Acceptor(server, sockets, idle_seconds=60)
+    sockets = bind_sockets(0, "127.0.0.1")
+    listener = listening(sockets, idle_timeout=60)
     Held.count = 0
     with no_collection():
         clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(10)]
@@ -70,15 +79,15 @@ async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         await until(lambda: streams() == 0)
-    acceptor.close()
-    await server.close_all_connections()
+    listener.close()
+    await listener.close_connections()
 
 
 @asynccontextmanager
-async def connections(idle_seconds: float) -> AsyncIterator[Callable[[bytes], Awaitable[socket.socket]]]:
+async def connections(idle_timeout: float) -> AsyncIterator[Callable[[bytes], Awaitable[socket.socket]]]:
     """Connects to a server, and sends something."""
-    server, sockets = HTTPServer(Application([("/", Held), ("/now", Answered)])), bind_sockets(0, "127.0.0.1")
-    acceptor = Acceptor(server, sockets, idle_seconds)
+    sockets = bind_sockets(0, "127.0.0.1")
+    listener = listening(sockets, idle_timeout)
 
     async def connect(sent: bytes) -> socket.socket:
         client = stack.enter_context(socket.socket())
@@ -89,8 +98,8 @@ async def connections(idle_seconds: float) -> AsyncIterator[Callable[[bytes], Aw
 
     with ExitStack() as stack:
         yield connect
-        acceptor.close()
-        await server.close_all_connections()
+        listener.close()
+        await listener.close_connections()
 
 
 async def end_of(client: socket.socket) -> float:
@@ -120,52 +129,38 @@ async def test_a_connection_whose_request_is_held_is_not_idle() -> None:
             held.recv(1)
 
 
-async def test_a_connection_that_asks_now_and_then_is_not_idle() -> None:
-    ours, theirs = socket.socketpair()
-    clock = 0.0
-    stream = _Stream(ours, set(), lambda: clock)
-    with closing(stream), closing(theirs):
-        for asked_at in (10.0, 20.0):
-            head = stream.read_until_regex(b"\r\n\r\n")
-            assert not stream.is_idle(since=clock)
-            assert stream.is_idle(since=clock + 1)
-            clock = asked_at
-            theirs.sendall(b"GET /now HTTP/1.1\r\n\r\n")
-            await head
-            assert not stream.is_idle(since=clock)  # It is being answered.
+async def test_a_connection_is_idle_only_between_requests() -> None:
+    async with connections(0.6) as connect:
+        loop = asyncio.get_running_loop()
+        busy = await connect(b"")
+        began, last = loop.time(), 0.0
+        while loop.time() < began + 1.2:
+            await loop.sock_sendall(busy, b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert await loop.sock_recv(busy, 4096)
+            last = loop.time()
+            await asyncio.sleep(0.05)
+        assert await end_of(busy) - last >= 0.5
 
 
 async def test_a_connection_whose_body_is_read_is_not_idle() -> None:
-    """It was, for long; then it sends a head, and its body has a limit of its own."""
-    ours, theirs = socket.socketpair()
-    clock = 0.0
-    stream = _Stream(ours, set(), lambda: clock)
-    with closing(stream), closing(theirs):
-        head, clock = stream.read_until_regex(b"\r\n\r\n"), 100.0
-        assert stream.is_idle(since=clock)
-        theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        await head
-        reads: list[Callable[[], Awaitable[bytes]]] = [
-            lambda: stream.read_bytes(5),
-            lambda: stream.read_until(b"\r\n"),
-        ]
-        for read in reads:
-            body = read()
-            assert not stream.is_idle(since=clock)
-            theirs.sendall(b"abc\r\n")
-            await body
+    """The body has a limit of its own."""
+    async with connections(0.3) as connect:
+        slow = await connect(b"GET /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+        await end_of(await connect(b""))  # It has been idle for longer than is allowed.
+        await asyncio.get_running_loop().sock_sendall(slow, b"abc")
+        async with asyncio.timeout(DEADLINE):
+            assert (await asyncio.get_running_loop().sock_recv(slow, 4096)).startswith(b"HTTP/1.1 200")
 
 
 async def test_many_idle_connections_are_closed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
-    close_idle = Acceptor._close_idle
+    close_idle = Listener._close_idle
 
-    def close_idle_and_note(self: Acceptor) -> None:
-        before = len(self._streams)
+    def close_idle_and_note(self: Listener) -> None:
         close_idle(self)
-        closed.append(before - len(self._streams))
+        closed.append(sum(each.stream.closed() for each in self._connections))
 
-    monkeypatch.setattr(Acceptor, "_close_idle", close_idle_and_note)
+    monkeypatch.setattr(Listener, "_close_idle", close_idle_and_note)
     async with connections(0.3) as connect:
         clients = [await connect(b"") for _ in range(40)]
         await asyncio.gather(*map(end_of, clients))
@@ -186,30 +181,29 @@ async def test_one_that_sends_its_request_too_slowly_is_closed() -> None:
             await ended
 
 
-async def test_what_the_system_does_not_take_at_once_follows_in_its_order() -> None:
-    ours, theirs = socket.socketpair()
-    stream = _Stream(ours, set(), asyncio.get_running_loop().time)
-    parts: list[bytes | memoryview] = [b"a", b"b" * 3_000_000, b"c", b"", memoryview(b"d" * 3_000_000), b"e"]
-    whole, received = b"".join(parts), bytearray()
-    theirs.settimeout(0)
-    with closing(stream), closing(theirs):
-        written = [stream.write(part) for part in parts]
-        assert [each.done() for each in written] == [True, False, False, False, False, False]
+async def test_listener_serves_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    listener = listening([bind_unix_socket(str(path))], idle_timeout=60)
+    reader, writer = await asyncio.open_unix_connection(path)
+    for _ in range(2):
+        writer.write(b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n")
         async with asyncio.timeout(DEADLINE):
-            while len(received) < len(whole):
-                received += await asyncio.get_running_loop().sock_recv(theirs, 1 << 20)
-            for each in written:
-                await each
-    assert received == whole
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(3) == b"now"
+    writer.close()
+    listener.close()
+    await listener.close_connections()
 
 
-async def test_what_nobody_takes_any_more_fails_as_tornado_would_have_it() -> None:
-    ours, theirs = socket.socketpair()
-    stream = _Stream(ours, set(), asyncio.get_running_loop().time)
-    with closing(stream):
-        theirs.close()
-        with pytest.raises(StreamClosedError):
-            await stream.write(b"a")
-        assert stream.closed()
-        with pytest.raises(StreamClosedError):
-            await stream.write(b"b")
+async def test_listener_takes_over_blocking_sockets() -> None:
+    """As systemd passes them."""
+    sockets = bind_sockets(0, "127.0.0.1")
+    sockets[0].settimeout(None)
+    listener = listening(sockets, idle_timeout=60)
+    reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+    writer.write(b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(DEADLINE):
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    listener.close()
+    await listener.close_connections()

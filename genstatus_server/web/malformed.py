@@ -1,0 +1,158 @@
+"""Requests that Tornado's parser refuses: each is answered where it can be, counted by reason, and logged."""
+
+import json
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from tornado.httputil import HTTPInputError
+from tornado.iostream import IOStream, UnsatisfiableReadError
+
+from genstatus_server.telemetry import log
+from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.web.base import EVERY_ANSWER, date_now, new_request_id
+
+if TYPE_CHECKING:
+    from tornado.concurrent import Future
+
+#: Bytes that may be read ahead of a request that is being answered. Tornado stops of itself after the largest request
+#: and a piece or two of 64 KiB; only beyond this, it takes that for a defect and logs it with a traceback.
+_MAX_READ_AHEAD: Final = 256 * 1024
+#: Seconds between two records of the same reason.
+_LOG_SECONDS: Final = 1.0
+#: What the first bytes of a connection are that does not speak HTTP at all.
+_OTHER_PROTOCOLS: Final = {
+    b"\x16\x03": "tls",
+    b"PROXY ": "proxy_protocol",
+    b"\r\n\r\n\0\r\nQUIT\n": "proxy_protocol",
+}
+#: The reason, by how the message of Tornado's `HTTPInputError` begins. The rest of it quotes the client: never logged.
+_MESSAGES: Final = re.compile(
+    "(?P<body_too_large>Content-Length too long|chunked body too large)"
+    "|(?P<body_length>Multiple unequal|Only integer|Message with both|Unsupported Transfer|invalid chunk|improperly)"
+    "|(?P<host>(Missing|Invalid|Multiple) host)"
+    "|(?P<request_line>Malformed HTTP request line|Unexpected HTTP version)"
+    "|(?P<query>Invalid query)",
+    re.IGNORECASE,
+)
+_HEADERS_TOO_LARGE: Final = "headers_too_large"
+_STATUS: Final[Mapping[str, HTTPStatus]] = {
+    "header": HTTPStatus.BAD_REQUEST,
+    **dict.fromkeys(_MESSAGES.groupindex, HTTPStatus.BAD_REQUEST),
+    **dict.fromkeys(_OTHER_PROTOCOLS.values(), HTTPStatus.BAD_REQUEST),
+    "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    _HEADERS_TOO_LARGE: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+}
+_HINTS: Final = {
+    "tls": "this port speaks plain HTTP; end TLS in the proxy in front",
+    "proxy_protocol": "turn the PROXY protocol off in the load balancer for this port",
+}
+
+
+class MalformedRequests:
+    """Counts and logs refused requests, and makes their answers."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._counters = {reason: metrics.malformed_requests.labels(reason) for reason in _STATUS}
+        self._logged: dict[str, float] = {}
+
+    def refuse(self, reason: str) -> bytes:
+        """Count and log a request refused for `reason`; the answer to it, head and body."""
+        self._counters[reason].inc()
+        status, request_id = _STATUS[reason], new_request_id()
+        if time.monotonic() >= self._logged.get(reason, -_LOG_SECONDS) + _LOG_SECONDS:
+            self._logged[reason] = time.monotonic()
+            hint = {"hint": _HINTS[reason]} if reason in _HINTS else {}
+            log.warning("request_malformed", reason=reason, status=int(status), request_id=request_id, **hint)
+        return _answer(status, request_id)
+
+
+def _answer(status: HTTPStatus, request_id: str) -> bytes:
+    body = json.dumps({"message": status.phrase})
+    headers = {
+        "Content-Type": "application/json",
+        "Date": date_now(),
+        **EVERY_ANSWER,
+        "X-Request-ID": request_id,
+        "Connection": "close",
+        "Content-Length": len(body),
+    }
+    head = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*head, "", body]).encode()
+
+
+class ClientStream(IOStream):
+    """A client's connection. What Tornado's parser would refuse bare, or without a word, gets an answer.
+
+    `waits_since` is the loop's time since when it waits for the head of a request, infinite while there is one.
+    `on_refused` gets a second handle of the socket once the answer to a refused request is sent.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        malformed: MalformedRequests,
+        now: float,
+        on_refused: Callable[[socket.socket], None],
+    ) -> None:
+        super().__init__(connection, max_buffer_size=_MAX_READ_AHEAD)
+        self.waits_since = now
+        self._malformed = malformed
+        self._on_refused = on_refused
+        self._has_read = self._is_refused = False
+        self._protocol: str | None = None
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """As Tornado's; the first bytes tell a client that does not speak HTTP."""
+        count = super().read_from_fd(buf)
+        if self._has_read or not count:
+            return count
+        self._has_read = True
+        self._protocol = _protocol_of(bytes(buf[:16]))
+        if self._protocol is None:
+            return count
+        # The parser waits for an empty line, and such a client for an answer.
+        buf[:5] = b"\0\r\n\r\n"
+        return 5
+
+    def write(self, data: bytes | memoryview) -> "Future[None]":
+        """As Tornado's, but for the bare 400 that its parser writes while it handles the error."""
+        error = sys.exception()
+        if isinstance(error, HTTPInputError):
+            data = self._refuse(self._protocol or _reason_of(error))
+        return super().write(data)
+
+    def close(self, exc_info: Any = False) -> None:  # noqa: FBT002 - Tornado's signature
+        """As Tornado's, which does this without an answer where the headers are too large."""
+        if isinstance(exc_info, UnsatisfiableReadError) and not (self.closed() or self.writing()):
+            has_head = self.waits_since == float("inf")
+            with suppress(OSError):
+                self.socket.send(self._refuse("body_length" if has_head else _HEADERS_TOO_LARGE))
+        super().close(exc_info)
+
+    def close_fd(self) -> None:
+        """As Tornado's. It leaves no work for the garbage collector when its client resets it."""
+        if self._is_refused:
+            self._on_refused(self.socket.dup())
+        super().close_fd()
+        if self.error is not None:
+            # It leads to the frames that saw it, and so back to here and to all that was read.
+            self.error = self.error.with_traceback(None)
+
+    def _refuse(self, reason: str) -> bytes:
+        self._is_refused = True
+        return self._malformed.refuse(reason)
+
+
+def _protocol_of(first_bytes: bytes) -> str | None:
+    return next((name for start, name in _OTHER_PROTOCOLS.items() if first_bytes.startswith(start)), None)
+
+
+def _reason_of(error: HTTPInputError) -> str:
+    match = _MESSAGES.match(str(error))
+    return (match and match.lastgroup) or "header"
