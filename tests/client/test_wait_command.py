@@ -250,7 +250,7 @@ async def test_without_its_extra_it_says_what_to_install() -> None:
     )
     _, err = await process.communicate()
     assert process.returncode == 2
-    assert err.decode() == "genstatus wait: needs rich: pip install 'genstatus-server[client]'\n"
+    assert err.decode() == "genstatus wait: needs rich: pip install '.[client]' in the source folder\n"
 
 
 async def test_ctrl_c_ends_it(server: Server, world: World) -> None:

