@@ -23,7 +23,8 @@ RUNTIME = [
     "motor>=3.7,<4",  # its last line: fixes until May 2027, then PyMongo's own asyncio API takes over
     "pymongo>=4.13,<5",  # Motor leans on its internals; 4.13 to 4.20 were seen to work together
     "tornado>=6.5,<7",  # 6.5 closes a denial of service by malformed form data
-    "aiobotocore>=3,<4",  # brings the one botocore that fits it; the presigned URLs lean on that one's signer
+    "aiobotocore>=3,<4",  # brings the one botocore that fits it; its SigV4 signer signs the URLs
+    "cachetools>=5.3",  # bounded caches; LRUCache has been the same for years: no upper bound
     "marshmallow>=4,<5",  # 4 refuses the misspelt field options that 3 took for metadata
     "apispec>=6.10,<7",  # known to write OpenAPI 3.1 from marshmallow 4 schemas
     "prometheus-client>=0.21",  # still 0.x, yet stable for years: no upper bound, so that users' other needs can win
@@ -78,6 +79,7 @@ E2E = [
 TYPES = [
     "mypy>=1.15",
     "types-PyYAML>=6",
+    "types-cachetools>=5.3",
     "types-aiobotocore[s3]>=3,<4",  # follows aiobotocore's own numbers
     "types-boto3[s3]>=1.41,<2",  # follows boto3's
 ]

@@ -19,13 +19,13 @@ from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from genstatus_server.model.jobs import BUCKET
+
 C = TypeVar("C", bound=Callable[..., Any])
 
 ENVIRONMENT_PREFIX: Final = "GENSTATUS_"
 _LONGEST_DATABASE_NAME: Final = 63
 _LARGEST_PORT: Final = 65535
-#: A bucket's name, or the ARN of an access point that stands for it.
-_BUCKET: Final = re.compile(r"[a-zA-Z0-9.\-_]{3,255}|arn:\S+")
 _REGION: Final = re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)")
 
 
@@ -208,7 +208,9 @@ OPTIONS: Final = (
     Option(
         "s3_bucket",
         None,
-        _matching(_BUCKET, "BUCKET", "a bucket's name, or an access point's ARN"),
+        _matching(
+            BUCKET, "BUCKET", "a bucket's name or an access point's ARN (no directory bucket, none of several regions)"
+        ),
         "Bucket of the files whose job names no bucket.",
     ),
     Option(
@@ -218,6 +220,13 @@ OPTIONS: Final = (
         "Region of the bucket; else the one that the AWS configuration names.",
     ),
     Option("s3_endpoint_url", None, _endpoint_url, "URL of an S3-compatible server; without it, AWS."),
+    Option(
+        "s3_addressing_style",
+        "auto",
+        _choice("auto", "path", "virtual"),
+        "Where a URL names the bucket: path, virtual (in the host), or auto: as the AWS configuration says, "
+        "else path with a custom endpoint.",
+    ),
     Option("url_ttl", 60, _whole(1, 604800), "Seconds that a presigned URL lives; one handed out has half of it left."),
     Option("wait_default", 25.0, _seconds(0.001, 86400), "Seconds that a request is held which names no timeout."),
     Option("wait_max", 55.0, _seconds(0.001, 86400), "Longest hold in seconds; keep it below the proxies' idle limit."),
@@ -279,6 +288,7 @@ class Settings:
     s3_bucket: str | None
     s3_region: str | None
     s3_endpoint_url: str | None
+    s3_addressing_style: str
     url_ttl: int
     wait_default: float
     wait_max: float

@@ -22,8 +22,14 @@ LARGEST_ID: Final = 2**63 - 1
 
 DEFAULT_FAILURE: Final = "The file could not be generated. Please try again, or contact the service desk."
 
-#: What S3 has ever accepted as a bucket's name; the signer refuses others.
-_BUCKET_NAME: Final = re.compile(r"[a-zA-Z0-9.\-_]{3,255}")
+#: Whatever can be signed for: what S3 has ever accepted as a bucket's name, or the ARN of an access point, also of
+#: S3 Object Lambda and S3 Outposts. Directory buckets and access points of several regions (their ARN names none) take
+#: other kinds of signatures.
+BUCKET: Final = re.compile(
+    r"(?!.*--xa?-s3$)[a-zA-Z0-9.\-_]{3,255}"
+    r"|arn:aws[a-z-]*:s3(-object-lambda)?:[a-z0-9-]+:[0-9]{12}:accesspoint[/:][a-zA-Z0-9.-]{1,63}"
+    r"|arn:aws[a-z-]*:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[/:][a-zA-Z0-9-]{1,63}[/:]accesspoint[/:][a-zA-Z0-9-]{1,63}"
+)
 
 _FAILED_JOB: Final = frozenset({"failed", "invalid"})
 _RUNNING_JOB: Final = frozenset({"waiting", "running"})
@@ -80,8 +86,8 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
     upload = _Fields(fields.take("upload", dict) or {}, "upload.", fields.problems)
     job_status, upload_status = fields.take("status", str), upload.take("status", str)
     bucket, key = upload.take("bucket", str) or None, upload.take("key", str) or None
-    if bucket is not None and not _BUCKET_NAME.fullmatch(bucket):
-        fields.problems.append("upload.bucket is no bucket's name")
+    if bucket is not None and not BUCKET.fullmatch(bucket):
+        fields.problems.append("upload.bucket is no bucket that can be signed for")
     job_id, size = fields.whole_number("_id"), fields.whole_number("size")
     if size is not None and size < 0:
         fields.problems.append("size is negative")

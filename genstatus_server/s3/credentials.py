@@ -1,109 +1,117 @@
-"""The credentials that URLs are signed with. Most are lent for a while, and a URL dies with those that signed it.
+"""The credentials that URLs are signed with. Most of them end, and a URL ends with those that signed it.
 
-botocore fetches others when a quarter of an hour is left, fails or waits while it cannot although what it has still
-lives, and takes no longer-lived URL into account. Here, what lives long enough is used; others are fetched early and
-beside the requests, and a request waits only where nothing else would do.
+botocore fetches new ones when a quarter of an hour is left, fails or waits while it cannot although what it has is
+still valid, and knows nothing of URLs that live longer. Here, credentials that are valid for long enough are used; new
+ones are fetched early and beside the requests, and a request waits only where there are none to sign with.
 """
 
 import asyncio
 import contextlib
+import shlex
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import get_session
 from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.exceptions import NoCredentialsError
 
 from genstatus_server.model.errors import ServiceUnavailable
+from genstatus_server.s3 import credential_process
 from genstatus_server.telemetry import log
 
-#: Seconds before their end at which others are fetched.
+#: Seconds before their end at which new ones are fetched.
 EARLY_SECONDS: Final = 15 * 60
 #: Seconds between two attempts, where nothing can be signed until one succeeds, and where there is time.
 URGENT_PAUSE: Final = 2.0
 EARLY_PAUSE: Final = 30.0
 
-#: Seconds that an attempt may take. Longer than a request waits for it: the next one finds what it has brought.
-_FETCHING_SECONDS: Final = 15.0
+#: Seconds that an attempt may take, and a `credential_process` in it. Longer than a request waits for credentials: a
+#: later request uses what the attempt brings.
+_FETCH_TIMEOUT: Final = 20
+_PROCESS_TIMEOUT: Final = 15
+_PROCESS_RUNNER: Final = shlex.join([sys.executable, "-P", str(credential_process.__file__), str(_PROCESS_TIMEOUT)])
 
-#: Loads credentials of botocore's, whose methods are coroutines here, which its types do not say.
+#: Loads botocore's credentials, whose methods are coroutines here, which its types do not say.
 Load = Callable[[], Awaitable[Any]]
 
 
-async def from_aws_chain() -> Any:
-    """What the AWS chain gives now: through a session of its own, because a session keeps what it was given first."""
-    return await get_session().get_credentials()
+def aws_chain(region: str | None) -> Load:
+    """Loads what the AWS chain gives, from the STS of `region` where it needs one; None is the configured region."""
+
+    async def load() -> Any:
+        session = get_session()  # A new one each time: a session keeps the first credentials and configuration.
+        session.set_config_variable("region", region)
+        for profile in session.full_config["profiles"].values():
+            if command := profile.get("credential_process"):
+                profile["credential_process"] = f"{_PROCESS_RUNNER} {command}"
+        return await session.get_credentials()
+
+    return load
 
 
-class LentCredentials(AioCredentials):
-    """What botocore's signers get in place of its own: credentials out of `load` that have `needed` seconds to live."""
+class RefreshingCredentials:
+    """Credentials out of `load` that are valid for at least `needed` seconds."""
 
     def __init__(self, load: Load, *, needed: int) -> None:
-        super().__init__("", "", method="lent")
         self._load = load
         self._needed = needed
         self._loaded: object = None
         self._frozen: ReadOnlyCredentials | None = None
-        self._fetching: asyncio.Task[None] | None = None
+        self._fetch: asyncio.Task[None] | None = None
         self._fetched_at = float("-inf")
         self._failure: Exception | None = None
 
-    def last(self, seconds: int) -> bool:
-        """Whether there are any, and they live so long; those that do not say when they end live for ever."""
+    def valid_for(self, seconds: int) -> bool:
+        """Whether there are credentials that end in `seconds` at the earliest; those without an end never do."""
         if isinstance(self._loaded, RefreshableCredentials):
             return not self._loaded.refresh_needed(seconds)
         return self._loaded is not None
 
-    async def load_credentials(self) -> Self:
-        """These, to a session that has this as its provider."""
-        return self
-
-    async def get_frozen_credentials(self) -> ReadOnlyCredentials:  # type: ignore[override]  # as said above
-        """Credentials that live long enough. Raises `ServiceUnavailable`."""
-        at_hand = self.at_hand()
-        if at_hand is None and self._fetching is not None:
-            await asyncio.shield(self._fetching)
-            at_hand = self.at_hand()
-        if at_hand is None:
+    async def get(self) -> ReadOnlyCredentials:
+        """Credentials that are valid for long enough. Raises `ServiceUnavailable`."""
+        self.refresh()
+        if not self.valid_for(self._needed) and self._fetch is not None:
+            await asyncio.shield(self._fetch)
+        if self._frozen is None or not self.valid_for(self._needed):
             raise ServiceUnavailable from self._failure
-        return at_hand
+        return self._frozen
 
-    def at_hand(self) -> ReadOnlyCredentials | None:
-        """The same without waiting for any; None where there are none."""
-        self.fetch_in_time()
-        return self._frozen if self.last(self._needed) else None
-
-    def fetch_in_time(self) -> None:
-        """Begin to fetch others where these end before long, unless that was tried just now."""
-        if self._fetching is not None or self.last(max(EARLY_SECONDS, 2 * self._needed)):
+    def refresh(self) -> None:
+        """Begin to fetch new ones where these end soon, unless that was tried a moment ago."""
+        if self._fetch is not None or self.valid_for(max(EARLY_SECONDS, 2 * self._needed)):
             return
-        pause = EARLY_PAUSE if self.last(self._needed) else URGENT_PAUSE
+        pause = EARLY_PAUSE if self.valid_for(self._needed) else URGENT_PAUSE
         if asyncio.get_running_loop().time() - self._fetched_at >= pause:
-            self._fetching = asyncio.create_task(self._fetch(), name="credentials")
+            self._fetch = asyncio.create_task(self._fetch_new(), name="credentials")
 
     async def close(self) -> None:
         """End the attempt under way."""
-        if self._fetching is not None:
-            self._fetching.cancel()
+        if self._fetch is not None:
+            self._fetch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._fetching
+                await self._fetch
 
-    async def _fetch(self) -> None:
+    async def _fetch_new(self) -> None:
         try:
-            async with asyncio.timeout(_FETCHING_SECONDS):
-                await self._take(await self._load())
-        except Exception as error:  # noqa: BLE001 - programs and services that lend them fail in every way there is.
-            self._failure = error
-            log.warning("credentials_not_fetched", cause=log.cause(error))
+            async with asyncio.timeout(_FETCH_TIMEOUT):
+                await self._store(await self._load())
+        except TimeoutError:
+            self._fail(TimeoutError(f"time-out: none within {_FETCH_TIMEOUT} s"))
+        except Exception as error:  # noqa: BLE001 - programs and services that give credentials fail in any way.
+            self._fail(error)
         finally:
             self._fetched_at = asyncio.get_running_loop().time()
-            self._fetching = None
+            self._fetch = None
 
-    async def _take(self, loaded: Any) -> None:
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        log.warning("credentials_not_fetched", cause=log.cause(error))
+
+    async def _store(self, loaded: Any) -> None:
         frozen = await loaded.get_frozen_credentials() if loaded else None
         if frozen is None or not frozen.access_key:
             raise NoCredentialsError
         self._loaded, self._frozen = loaded, frozen
-        if not self.last(self._needed):
-            raise ValueError(f"the credentials live less than {self._needed} s, half of url_ttl")
+        if not self.valid_for(self._needed):
+            raise ValueError(f"the credentials are valid for less than {self._needed} s, half of url_ttl")

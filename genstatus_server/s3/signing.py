@@ -1,104 +1,131 @@
-"""Signs the URL of an S3 object without most of what `generate_presigned_url` costs.
+"""Where the objects of a bucket are, and the signature of their URLs.
 
-That one works out the endpoint and builds a whole request each time. Here it is asked once for a bucket; from then on
-only botocore's own signer runs. Where the two do not give the same URL for the same object (another kind of bucket,
-another kind of signature), the bucket stays with the costly way.
+`generate_presigned_url` of the S3 client resolves the endpoint and builds a whole request each time. Here it does so
+once for each bucket, for a sample; from then on botocore's signer alone runs, for the same place and scope.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import NoCredentialsError
-from botocore.utils import percent_encode
+from botocore.exceptions import InvalidConfigError
+from cachetools import LRUCache
+
+from genstatus_server.model.errors import StartupError
+from genstatus_server.telemetry import log
 
 if TYPE_CHECKING:
-    from aiobotocore.session import AioSession
     from types_aiobotocore_s3.client import S3Client
 
-_SAMPLE_KEY: Final = "sample"
-#: The buckets that are remembered; they come out of job documents.
+#: Buckets whose place is cached; they come out of job documents.
 _MOST_BUCKETS: Final = 1000
-#: Comparisons that are made, because two signatures of different seconds say nothing.
-_COMPARISONS: Final = 3
+_SAMPLE_KEY: Final = "sample"
+#: For the client: it sends nothing, and signs nothing but the samples.
+_NO_KEY: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class _Bucket:
-    """Where the objects of a bucket are (a URL that ends with a slash), and the host and region to sign for."""
+class _Place:
+    """Where the objects of a bucket are (a URL that ends with a slash), and what their URLs are signed for."""
 
     url: str
-    host: str
+    service: str
     region: str
 
 
 class UrlSigner:
-    """Signs URLs that live `lifetime` seconds, with the credentials of `session`."""
+    """Signs URLs that live `url_ttl` seconds. The S3 client's own credentials are not used."""
 
-    def __init__(self, session: "AioSession", client: "S3Client", lifetime: int) -> None:
-        self._session = session
+    def __init__(self, client: "S3Client", url_ttl: int) -> None:
         self._client = client
-        self._lifetime = lifetime
-        self._buckets: dict[str, _Bucket | None] = {}
+        self._url_ttl = url_ttl
+        self._places = LRUCache[str, _Place](_MOST_BUCKETS)
 
-    async def sign(self, bucket: str, key: str, disposition: str) -> str:
+    async def sign(self, bucket: str, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str:
         """A presigned GET URL whose answer has `disposition` as its Content-Disposition.
 
-        Raises botocore's `BotoCoreError` or `ClientError`.
+        Raises botocore's `BotoCoreError` where `bucket` cannot be signed for.
         """
-        if bucket not in self._buckets:
-            if len(self._buckets) >= _MOST_BUCKETS:
-                self._buckets.clear()
-            self._buckets[bucket] = await self._find_out(bucket)
-        at_once = self.sign_at_once(bucket, key, disposition, await self._credentials())
-        return at_once or await self._sign_costly(bucket, key, disposition)
-
-    def knows(self, bucket: str) -> bool:
-        """Whether `sign_at_once` can sign for this bucket."""
-        return self._buckets.get(bucket) is not None
-
-    def sign_at_once(self, bucket: str, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str | None:
-        """As `sign`, with `credentials`; None where `bucket` is not known yet, or stays with the costly way."""
-        known = self._buckets.get(bucket)
-        return self._sign_cheaply(known, key, disposition, credentials) if known else None
-
-    async def _find_out(self, bucket: str) -> _Bucket | None:
-        for _ in range(_COMPARISONS):
-            costly = await self._sign_costly(bucket, _SAMPLE_KEY, "attachment")
-            url = urlsplit(costly)
-            scope = parse_qs(url.query).get("X-Amz-Credential", [""])[0].split("/")
-            if len(scope) != len(("access key", "day", "region", "s3", "aws4_request")):
-                return None
-            place = f"{url.scheme}://{url.netloc}{url.path.removesuffix(_SAMPLE_KEY)}"
-            credentials = await self._credentials()
-            host = S3SigV4QueryAuth(credentials, "s3", scope[2]).headers_to_sign(AWSRequest("GET", place))["host"]
-            found = _Bucket(place, host, scope[2])
-            if self._sign_cheaply(found, _SAMPLE_KEY, "attachment", credentials) == costly:
-                return found
-        return None
-
-    async def _credentials(self) -> ReadOnlyCredentials:
-        credentials = await self._session.get_credentials()
-        if credentials is None:
-            raise NoCredentialsError
-        return await credentials.get_frozen_credentials()
-
-    async def _sign_costly(self, bucket: str, key: str, disposition: str) -> str:
-        return await self._client.generate_presigned_url(
-            "get_object",
-            Params={"Bucket": bucket, "Key": key, "ResponseContentDisposition": disposition},
-            ExpiresIn=self._lifetime,
-        )
-
-    def _sign_cheaply(self, bucket: _Bucket, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str:
-        request = AWSRequest(
-            "GET",
-            bucket.url + percent_encode(key, safe="/~"),
-            headers={"Host": bucket.host},  # Otherwise it is taken out of the URL, twice.
-            params={"response-content-disposition": disposition},
-        )
-        S3SigV4QueryAuth(credentials, "s3", bucket.region, expires=self._lifetime).add_auth(request)
+        place = self._places.get(bucket)
+        if place is None:
+            place = self._places[bucket] = await self._resolve(bucket)
+        url = place.url + quote(key, safe="/~")
+        request = AWSRequest("GET", url, params={"response-content-disposition": disposition})
+        S3SigV4QueryAuth(credentials, place.service, place.region, expires=self._url_ttl).add_auth(request)
         return str(request.url)
+
+    async def _resolve(self, bucket: str) -> _Place:
+        sample = {"Bucket": bucket, "Key": _SAMPLE_KEY}
+        url = urlsplit(await self._client.generate_presigned_url("get_object", Params=sample))
+        _, _, region, service, _ = parse_qs(url.query)["X-Amz-Credential"][0].rsplit("/", 4)
+        return _Place(f"{url.scheme}://{url.netloc}{url.path.removesuffix(_SAMPLE_KEY)}", service, region)
+
+
+@asynccontextmanager
+async def open_signer(
+    *, region: str | None, endpoint_url: str | None, addressing_style: str, url_ttl: int
+) -> AsyncIterator[UrlSigner]:
+    """The signer, with the one S3 client of the process. What is None, the AWS configuration says.
+
+    Raises `StartupError` where that cannot be used. Making the client reads botocore's data from disk, for about a
+    quarter of a second: do it before serving.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            session = get_session()
+            style = await _resolve_style(session, addressing_style, region, endpoint_url)
+            client = await stack.enter_async_context(_s3_client(session, region, endpoint_url, style))
+        except Exception as error:  # botocore raises what it comes to: of its own, ValueError, TypeError, KeyError.
+            raise StartupError(f"AWS configuration: {' '.join(str(error).split())}") from error
+        if not (region or session.get_config_variable("region")):
+            log.warning("s3_region_missing", hint="set s3_region; URLs are signed for us-east-1")
+        yield UrlSigner(client, url_ttl)
+
+
+async def _resolve_style(session: AioSession, style: str, region: str | None, endpoint_url: str | None) -> str:
+    """For `auto`: what the AWS configuration says, else `path` with a custom endpoint, which has no host per bucket."""
+    settings = session.get_scoped_config().get("s3", {})
+    if not isinstance(settings, dict):
+        raise InvalidConfigError(error_msg=f"s3 = {settings} is no section; its settings stand indented below s3 =")
+    if style == "auto":
+        style = settings.get("addressing_style", style)
+    if style != "auto":  # botocore's own `auto` names hosts without their region.
+        return style
+    if endpoint_url:
+        return "path"
+    async with (
+        _s3_client(session, region) as configured,
+        _s3_client(session, region, ignore_configured_endpoint_urls=True) as plain,
+    ):
+        return "virtual" if configured.meta.endpoint_url == plain.meta.endpoint_url else "path"
+
+
+def _s3_client(
+    session: AioSession,
+    region: str | None,
+    endpoint_url: str | None = None,
+    style: str = "virtual",
+    *,
+    ignore_configured_endpoint_urls: bool | None = None,
+) -> "AbstractAsyncContextManager[S3Client]":
+    config = AioConfig(
+        # Named, because the default is Signature V2 in many regions and for custom endpoints.
+        signature_version="s3v4",
+        s3={"addressing_style": style},
+        ignore_configured_endpoint_urls=ignore_configured_endpoint_urls,
+    )
+    return session.create_client(
+        "s3",
+        region_name=region,
+        endpoint_url=endpoint_url,
+        aws_access_key_id=_NO_KEY,
+        aws_secret_access_key=_NO_KEY,
+        config=config,
+    )

@@ -80,6 +80,7 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
             bucket=settings.s3_bucket,
             region=settings.s3_region,
             endpoint_url=settings.s3_endpoint_url,
+            addressing_style=settings.s3_addressing_style,
             url_ttl=settings.url_ttl,
             access_key=access_key,
             secret_key=secret_key,

@@ -17,7 +17,7 @@ from genstatus_server.hold.registry import JobWaiters
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo import change_stream as watcher
 from genstatus_server.mongo.change_stream import JobWatcher
-from genstatus_server.s3.credentials import URGENT_PAUSE, LentCredentials
+from genstatus_server.s3.credentials import URGENT_PAUSE, RefreshingCredentials
 from genstatus_server.telemetry.metrics import Metrics
 from tests.faults.conftest import Serve
 from tests.faults.scale import Figures, scaled
@@ -180,13 +180,13 @@ async def test_an_hour_in_which_no_credentials_can_be_fetched(
     async def fail() -> None:
         raise OSError("away")
 
-    lent = LentCredentials(fail, needed=30)
+    credentials = RefreshingCredentials(fail, needed=30)
     clock = Clock()
     monkeypatch.setattr("genstatus_server.s3.credentials.asyncio", clock)
     for second in itertools.count():
         clock.now = 1_000_000 + second / 10  # Ten requests a second.
         with pytest.raises(ServiceUnavailable):
-            await lent.get_frozen_credentials()
+            await credentials.get()
         if second == 10 * HOUR:
             break
     figures.note("lines in an hour without credentials", len(records))

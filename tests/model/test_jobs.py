@@ -176,10 +176,34 @@ def test_a_negative_size_is_a_problem(size: float) -> None:
     assert (job.generation_status, job.size, job.problems) == ("failed", None, ("size is negative",))
 
 
-@pytest.mark.parametrize("bucket", ["ab", "no spaces", "reports/", "reports\n", "berichte-ü", "b" * 256])
-def test_a_bucket_that_no_signer_takes_is_a_problem(bucket: str) -> None:
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "reports",
+        "Old_Name.of-a-bucket",
+        "reports-abcdef-s3alias",
+        "arn:aws:s3:us-west-2:123456789012:accesspoint/reports",
+        "arn:aws-us-gov:s3:us-gov-west-1:123456789012:accesspoint:reports",
+        "arn:aws:s3-object-lambda:us-west-2:123456789012:accesspoint/reports",
+        "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-01234567890123456/accesspoint/reports",
+    ],
+)
+def test_bucket_may_be_a_name_or_an_access_point(bucket: str) -> None:
     job = job_from_document(with_field(FINISHED, "upload.bucket", bucket))
-    assert (job.generation_status, job.problems) == ("failed", ("upload.bucket is no bucket's name",))
+    assert (job.generation_status, job.bucket, job.problems) == ("finished", bucket, ())
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "ab", "no spaces", "reports/", "reports\n", "berichte-ü", "b" * 256, "reports--use1-az4--x-s3",
+        "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "arn:aws:sqs:us-west-2:123456789012:reports",
+        "arn:aws:s3:::reports", "arn:aws:s3:us-west-2:123456789012:accesspoint/reports/key",
+    ],
+)  # fmt: skip
+def test_bucket_that_cannot_be_signed_for_is_a_problem(bucket: str) -> None:
+    job = job_from_document(with_field(FINISHED, "upload.bucket", bucket))
+    assert (job.generation_status, job.problems) == ("failed", ("upload.bucket is no bucket that can be signed for",))
 
 
 @pytest.mark.parametrize("bucket", ["", None])
