@@ -14,6 +14,7 @@ from genstatus_server.settings import BadSettings
 #: take long to import.
 _COMMANDS: Final = {
     "demo": "server.commands",
+    "check": "admin.check",
     "init-db": "admin.init_db",
     "init-roles": "admin.roles",
     "job": "admin.jobs",

@@ -4,13 +4,32 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
 
 import click
 
 Row = Mapping[str, Any]
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Result(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Finding(NamedTuple):
+    """What a check found, and what to do about it."""
+
+    check: str
+    result: Result
+    found: str
+    advice: str = ""
 
 
 def with_json(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +58,18 @@ def show_all(rows: Sequence[Row], *, as_json: bool, nothing: str) -> None:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
+    """Findings: a table with the advice below it, or an object."""
+    if as_json:
+        is_ok = all(finding.result is not Result.FAILED for finding in findings)
+        click.echo(_json({"ok": is_ok, "findings": [finding._asdict() for finding in findings]}))
+        return
+    rows = [{"check": each.check, "result": each.result, "found": each.found} for each in findings]
+    show_all(rows, as_json=False, nothing="nothing was checked")
+    if any(finding.advice for finding in findings):
+        click.echo("\n" + "\n".join(f"{each.check}: {each.advice}" for each in findings if each.advice))
 
 
 def duration(text: str) -> int:

@@ -45,6 +45,20 @@ def invoke(uri: str, *arguments: str, status: int = 0) -> Result:
     return result
 
 
+def check(uri: str) -> dict[str, str]:
+    result = CliRunner(env={"GENSTATUS_MONGODB_URI": uri}).invoke(commands, ["check", "--json"])
+    return {each["check"]: each["result"] for each in json.loads(result.stdout)["findings"]}
+
+
+def test_check_tells_whether_the_role_is_enough(mongodb: SecuredMongoDB) -> None:
+    enough = check(mongodb.uri("genstatus_serve", NAME))
+    parts = ("mongodb", "replica set", "change stream", "reads", "collections")
+    assert {enough[name] for name in parts} == {"ok"}
+    assert enough["oplog"] == "skipped"
+    assert check(mongodb.uri("genstatus_worker", NAME))["change stream"] == "failed"
+    assert check(mongodb.uri("root"))["oplog"] == "ok"
+
+
 def test_each_role_is_enough_for_its_part(tmp_path: Path, mongodb: SecuredMongoDB, s3: S3) -> None:
     assert "make collection jobs" in invoke(mongodb.uri("genstatus_init", NAME), "init-db").stdout
     admin = mongodb.uri("genstatus_admin", NAME)
