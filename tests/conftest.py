@@ -4,6 +4,7 @@ An async test is a plain `async def test_…` and gets a loop of its own. There 
 a fixture asks for `io_loop` and calls `io_loop.run_sync`.
 """
 
+import functools
 import inspect
 import os
 import signal
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 # A busy machine may take long for one example; that is no defect.
 hypothesis_settings.register_profile("suite", deadline=None)
 hypothesis_settings.load_profile("suite")
+
+# Each server that a test starts makes an S3 client, and each session would read botocore's large files anew: they share
+# one loader, which is made to be shared. It is most of what such a test costs.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 running_services = pytest.StashKey[services.Services]()
 
