@@ -23,7 +23,7 @@ FLAGS: Final = (
     "--host-resolver-rules=MAP status.test 127.0.0.1",
 )
 #: A page is left alone for so long before a test calls it late; the machine may be busy.
-PATIENCE_MS: Final = 15_000
+PATIENCE_MS: Final = 60_000
 SCREENSHOTS: Final = Path(__file__).parent.parent.parent / "screenshots"
 
 expect.set_options(timeout=PATIENCE_MS)

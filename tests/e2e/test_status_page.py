@@ -143,7 +143,7 @@ async def test_another_token_shares_nothing(open_page: OpenPage, server: Server,
     await reader.says("D1", "Not available")
 
 
-@pytest.mark.timeout(seconds=90)
+@pytest.mark.timeout(seconds=300)
 async def test_eight_tabs_keep_connections_free(
     open_page: OpenPage, server: Server, world: World, observed: Observed
 ) -> None:

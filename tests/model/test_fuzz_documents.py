@@ -28,7 +28,7 @@ DEFECTS = {"request_defect", "change_stream_defect"}
 #: Seconds by which a hold must have seen a change.
 SOON = 10.0
 #: Seconds that one example may take on a machine that is busy.
-PATIENCE = 25.0
+PATIENCE = 120.0
 
 GOOD_JOB: Final[Document] = {
     "file_type": "D1",

@@ -29,12 +29,19 @@ sys.path.append({str(ROOT)!r})
 from tests.conftest import (
     io_loop, pytest_collection_modifyitems, pytest_runtest_makereport, pytest_runtest_setup
 )
+from tests.support import loops
+
+loops.GRACE_SECONDS = 3.0
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "timeout(seconds): of pytest-tornasync")
 """
 
 INNER_TESTS = """
 import asyncio
 import sys
 import warnings
+import pytest
 from tests.support.world import token_hash
 
 kept = []
@@ -51,6 +58,7 @@ async def test_task_that_ends():
 async def test_unhandled_error():
     asyncio.get_running_loop().call_soon(lambda: 1 / 0)
 
+@pytest.mark.timeout(seconds=0.5)
 async def test_hang():
     await asyncio.Event().wait()
 
@@ -80,23 +88,20 @@ def test_marker():
 """
 
 
-@pytest.fixture(scope="module")
-def inner_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+def inner_run(folder: Path) -> str:
     """What a pytest of its own says of tests that are clean and tests that are not, under this project's settings."""
-    folder = tmp_path_factory.mktemp("inner")
     (folder / "conftest.py").write_text(INNER_CONFTEST)
     (folder / "test_inner.py").write_text(INNER_TESTS)
     (folder / "test_uncollectable.py").write_text(INNER_UNCOLLECTABLE)
     settings = ["-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder)]
-    options = ["-rA", "--continue-on-collection-errors", "--async-test-timeout=0.5"]
-    command = [sys.executable, "-m", "pytest", *settings, *options, str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+    command = [sys.executable, "-m", "pytest", *settings, "-rA", "--continue-on-collection-errors", str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False, cwd=folder)
     return run.stdout
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+def test_the_suite_tells_what_a_test_leaves_behind(tmp_path: Path) -> None:
+    said = inner_run(tmp_path)
+    expected = (
         "PASSED test_inner.py::test_clean",
         "PASSED test_inner.py::test_task_that_ends",
         "ERROR test_inner.py::test_leaked_task",
@@ -113,10 +118,8 @@ def inner_run(tmp_path_factory: pytest.TempPathFactory) -> str:
         "ERROR test_uncollectable.py",
         "'unheard_of' not found in `markers`",
         "= 5 failed, 5 passed, 3 errors in ",
-    ],
-)
-def test_what_a_test_leaves_behind_is_told(inner_run: str, line: str) -> None:
-    assert line in inner_run
+    )
+    assert not [line for line in expected if line not in said], said
 
 
 def test_a_server_of_its_own_that_writes_a_token_is_told(tmp_path: Path) -> None:

@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.processes import DEADLINE
+
 #: Runs the embedded services of the folder argv[1], prints where they are, and takes no notice of Ctrl-C.
 _HOLDER = """
 import asyncio, json, signal, sys
 from pathlib import Path
+
+from tests.support.processes import DEADLINE
 from genstatus_server.demo.embedded import embedded_services
 
 async def hold():
@@ -26,7 +30,7 @@ asyncio.run(hold())
 """
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = DEADLINE) -> None:
     """Come back once `condition()` is true; fail where it is not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

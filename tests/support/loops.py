@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from tornado.ioloop import IOLoop
 
-# What is on its way out when a test ends, such as a closed connection's task, may take its last steps.
-GRACE_SECONDS = 1.0
+# What is on its way out when a test ends, such as a closed connection's task, may take its last steps. Only a test that
+# leaves something behind waits for so long.
+GRACE_SECONDS = 20.0
 TICK_SECONDS = 0.01
 
 

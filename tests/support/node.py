@@ -12,7 +12,7 @@ import genstatus_server
 from tests.support.requirements import require
 
 CLIENT: Final = Path(genstatus_server.__file__).parent / "web" / "static" / "genstatus.js"
-SECONDS: Final = 60
+SECONDS: Final = 120
 
 DRIVER: Final = """
 const { waitForGeneration } = await import("./genstatus.mjs");

@@ -18,7 +18,8 @@ from typing import Any
 from tests.support import secrecy
 from tests.support.services import S3
 
-DEADLINE = 30.0
+#: Seconds until something counts as hung; long, because it says nothing of how fast it has to be.
+DEADLINE = 120.0
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:

@@ -25,7 +25,8 @@ from tests.support.services import S3
 from tests.support.world import SUBMISSION, World
 
 ROUTE: Final = "/v1/check_generation_status/"
-DEADLINE: Final = 10.0
+#: Seconds until something counts as hung; long, because it says nothing of how fast it has to be.
+DEADLINE: Final = 60.0
 
 
 def settings_for(mongodb_uri: str, database_name: str, s3: S3, **options: str) -> Settings:

@@ -15,8 +15,8 @@ Started = TypeVar("Started")
 ACCESS_KEY = "genstatus-tests"
 SECRET_KEY = "an-open-secret"
 REGION = "us-east-1"
-START_SECONDS = 60
-STOP_SECONDS = 30
+START_SECONDS = 120
+STOP_SECONDS = 120
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ PARAMETERS = ["submission_id", "file_type", "wait", "timeout"]
 #: Messages of a 400 that name no parameter's fault.
 OTHER_MESSAGES = {"submission_id is required", "No such submission"}
 #: Seconds by which a connection is answered and closed, and that one example may take, on a machine that is busy.
-DEADLINE = 15.0
-PATIENCE = 25.0
+DEADLINE = 60.0
+PATIENCE = 120.0
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
 LAST = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
