@@ -107,9 +107,10 @@ def _text(value: Any) -> str:
 def _choice(*choices: str) -> Kind:
     @_kind("|".join(choices))
     def parse(value: Any) -> str:
-        if value not in choices:
+        text = value.strip() if isinstance(value, str) else value
+        if text not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
-        return str(value)
+        return str(text)
 
     return parse
 
@@ -238,7 +239,25 @@ OPTIONS: Final = (
     ),
     Option("max_waits", 20000, _whole(0, 1_000_000), "Requests held at once, per process; more are answered at once."),
     Option("max_waits_per_session", 64, _whole(0, 1_000_000), "Requests held at once for one login session."),
-    Option("drain_timeout", 10.0, _seconds(0, 3600), "Seconds from SIGTERM to the exit at the latest."),
+    Option(
+        "shutdown_delay",
+        0.0,
+        _seconds(0, 3600),
+        "Seconds after SIGTERM for which /readyz is 503 and requests are still accepted; holds end at once.",
+    ),
+    Option("drain_timeout", 10.0, _seconds(0, 3600), "Seconds from the end of shutdown_delay to the exit, at most."),
+    Option(
+        "idle_timeout",
+        120.0,
+        _seconds(1, 86400),
+        "Seconds after which an idle connection is closed; longer than the idle limit of the load balancer in front.",
+    ),
+    Option(
+        "generated_at_format",
+        "us",
+        _choice("us", "iso"),
+        "Format of generated_at: us is MM/DD/YYYY HH:mm:ss, iso is YYYY-MM-DD HH:mm:ss.",
+    ),
     Option("cors_origins", (), _origins, "Origins whose pages may call, separated by commas."),
     Option("processes", 1, _whole(0, 256), "Server processes that share the port; 0 for one per core."),
     Option(
@@ -295,7 +314,10 @@ class Settings:
     proxy_idle_timeout: float | None
     max_waits: int
     max_waits_per_session: int
+    shutdown_delay: float
     drain_timeout: float
+    idle_timeout: float
+    generated_at_format: str
     cors_origins: tuple[str, ...]
     processes: int
     data_dir: str

@@ -1,6 +1,6 @@
 """Composition root: opens every resource in one stack, serves until told to stop, and closes in reverse.
 
-The order of a shutdown: not ready, stop accepting, answer the holds, let the answers out, then close the watcher, S3
+The order of a shutdown: not ready, end the holds, stop accepting, let the answers out, then close the change stream, S3
 and MongoDB.
 """
 
@@ -24,6 +24,7 @@ from genstatus_server.s3.presigner import open_presigner
 from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel
 from genstatus_server.server.gauges import metrics_collector, set_gauges
+from genstatus_server.server.shutdown import Shutdown
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
@@ -38,8 +39,6 @@ from genstatus_server.web.statuses import GenerationStatusesHandler
 
 #: Documents that are remembered of each collection, at the least; see `Store` for why it depends on `max_waits`.
 _REMEMBERED: Final = 10_000
-#: Seconds after which a connection is closed on which nothing is asked, or only half a request arrives.
-_IDLE_CONNECTION_SECONDS: Final = 120
 #: The garbage collector looks at what is new when so many objects more were made than freed; -1: what it finds in use
 #: counts as old from then on, and is not looked at once more; the old ones it looks at behind so many such looks.
 #: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle, so there is next
@@ -116,12 +115,14 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
 async def serve(
     settings: Settings,
     sockets: Sequence[socket],
-    shutdown: asyncio.Event,
+    shutdown: Shutdown,
     *,
     s3_keys: tuple[str, str] | None = None,
     parent: Channel | None = None,
 ) -> None:
-    """Serve on `sockets` until `shutdown` is set, then answer what is held and return within `drain_timeout`.
+    """Serve on `sockets` until `shutdown` is set, then end the holds and return.
+
+    That takes `shutdown.delay` and, beyond that, `drain_timeout` at most.
 
     `parent` is the process that runs this one beside others: it puts their metrics together.
     """
@@ -131,7 +132,7 @@ async def serve(
         listener = Listener(
             make_application(services),
             sockets,
-            idle_timeout=_IDLE_CONNECTION_SECONDS,
+            idle_timeout=settings.idle_timeout,
             malformed=MalformedRequests(services.metrics),
         )
         for each in sockets:
@@ -141,7 +142,7 @@ async def serve(
         _spare_the_garbage_collector()
         await shutdown.wait()
         systemd.notify("STOPPING=1")
-        await _drain(listener, services)
+        await _drain(listener, services, shutdown)
     log.info("stopped")
 
 
@@ -154,11 +155,12 @@ def _spare_the_garbage_collector() -> None:
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
 
-async def _drain(listener: Listener, services: Services) -> None:
-    log.info("draining", held=len(services.waiters))
+async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> None:
+    log.info("draining", signal=shutdown.signal, held=len(services.waiters), shutdown_delay=shutdown.delay)
     services.draining = True
-    listener.close()
     services.waiters.close()
+    await asyncio.sleep(shutdown.delay)  # Load balancers see that /readyz fails, and send no more.
+    listener.close()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
             await services.in_flight.wait_empty()

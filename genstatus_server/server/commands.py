@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -53,6 +52,5 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 def _begin(config: str | None, flags: dict[str, str | None]) -> Settings:
     """The settings, with the log set up as they say. Raises `BadSettings`."""
     settings = load_settings(flags, os.environ, config)
-    chosen = settings.log_format
-    log.set_up(("human" if sys.stderr.isatty() else "json") if chosen == "auto" else chosen)
+    log.set_up(settings.log_format)
     return settings

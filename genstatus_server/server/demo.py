@@ -18,7 +18,8 @@ from genstatus_server.demo.samples import seed
 from genstatus_server.demo.storage import Storage
 from genstatus_server.mongo.schema import initialize
 from genstatus_server.server.app import serve
-from genstatus_server.server.run import shutdown_on_signals, unless_stopped, with_embedded, within_file_limit
+from genstatus_server.server.run import unless_stopped, with_embedded, within_file_limit
+from genstatus_server.server.shutdown import Shutdown
 from genstatus_server.settings import BadSettings, Settings
 
 _POLL_SECONDS: Final = 0.05
@@ -29,7 +30,8 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
     if settings.mongodb_uri or settings.s3_bucket or settings.s3_region or settings.s3_endpoint_url:
         raise BadSettings(["demo: brings its own MongoDB and S3; run `serve` for yours"])
     settings = within_file_limit(settings)
-    shutdown = shutdown_on_signals()
+    shutdown = Shutdown(settings.shutdown_delay)
+    shutdown.listen()
     async with AsyncExitStack() as stack:
         started = await unless_stopped(shutdown, with_embedded(stack, settings))
         if started is None:

@@ -1,9 +1,7 @@
 """One server process: what it needs from the machine, its signals, and the embedded default."""
 
 import asyncio
-import os
 import resource
-import signal
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from genstatus_server.demo.embedded import embedded_services
 from genstatus_server.server.app import serve
+from genstatus_server.server.shutdown import Shutdown
 from genstatus_server.server.supervisor import channel_to_parent, run_processes
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
@@ -28,7 +27,8 @@ _ANSWER_SECONDS: Final = 1.0
 async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
     """Run the server until a signal; with no `mongodb_uri`, on the embedded MongoDB and S3."""
     settings = within_file_limit(settings)
-    shutdown = shutdown_on_signals()
+    shutdown = Shutdown(settings.shutdown_delay)
+    shutdown.listen()
     async with AsyncExitStack() as stack:
         parent = await stack.enter_async_context(channel_to_parent(shutdown))
         s3_keys = None
@@ -85,20 +85,6 @@ def warn_of_proxies(settings: Settings) -> None:
     if limit is not None and limit < settings.wait_max + _ANSWER_SECONDS:
         hint = f"set wait_max to {max(1, limit - _ANSWER_SECONDS):g} or less, or the proxy's limit higher"
         log.warning("wait_max_too_long", wait_max=settings.wait_max, proxy_idle_timeout=limit, hint=hint)
-
-
-def shutdown_on_signals() -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets; a second one ends the process at once."""
-    shutdown = asyncio.Event()
-
-    def on_signal(number: int) -> None:
-        if shutdown.is_set():
-            os._exit(128 + number)
-        shutdown.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-    return shutdown
 
 
 def within_file_limit(settings: Settings) -> Settings:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import Process
@@ -15,8 +16,10 @@ from prometheus_client import CollectorRegistry, Counter
 
 from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel, open_channel
+from genstatus_server.server.shutdown import Shutdown
 from genstatus_server.settings import ENVIRONMENT_PREFIX, OPTIONS, Settings
 from genstatus_server.telemetry import log, snapshots
+from genstatus_server.telemetry.metrics import DroppedLogRecords
 
 #: Tells a child the file descriptors that it inherits: its end of the channel, and the sockets to listen on.
 INHERITED: Final = ENVIRONMENT_PREFIX + "INHERITED_DESCRIPTORS"
@@ -31,16 +34,18 @@ _KILL_SECONDS: Final = 2.0
 async def run_processes(
     settings: Settings,
     sockets: Sequence[socket.socket],
-    shutdown: asyncio.Event,
+    shutdown: Shutdown,
     s3_keys: tuple[str, str] | None,
 ) -> None:
     """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
-    family = _Family(settings, sockets, s3_keys)
+    family = _Family(settings, sockets, s3_keys, shutdown)
     numbers = range(settings.processes or _cores())
     keepers = [asyncio.create_task(family.keep_running(number), name=f"process {number}") for number in numbers]
     systemd.notify("READY=1")
     await shutdown.wait()
     systemd.notify("STOPPING=1")
+    for each in sockets:
+        each.close()  # The processes have their own, and close them once they have drained.
     for keeper in keepers:
         keeper.cancel()
     await asyncio.gather(*keepers, return_exceptions=True)
@@ -57,20 +62,27 @@ def inherited_sockets() -> list[socket.socket]:
 
 
 @asynccontextmanager
-async def channel_to_parent(shutdown: asyncio.Event) -> AsyncIterator[Channel | None]:
-    """The channel to the parent, None without one; sets `shutdown` when the parent is gone, by whatever means."""
+async def channel_to_parent(shutdown: Shutdown) -> AsyncIterator[Channel | None]:
+    """The channel to the parent, None without one; ends this process when the parent has ended, by whatever means."""
     descriptors = _inherited()
     if not descriptors:
         yield None
         return
-    async with open_channel(socket.socket(fileno=descriptors[0]), on_gone=shutdown.set) as channel:
+    async with open_channel(socket.socket(fileno=descriptors[0]), on_gone=shutdown.parent_gone) as channel:
         yield channel
 
 
 class _Family:
     """The parent's side: the server processes, and what they have counted."""
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket.socket], s3_keys: tuple[str, str] | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        s3_keys: tuple[str, str] | None,
+        shutdown: Shutdown,
+    ) -> None:
+        self._shutdown = shutdown
         self._environment = _environment(settings, s3_keys)
         self._listening = [each.fileno() for each in sockets]
         self._kill_seconds = settings.drain_timeout + _KILL_SECONDS
@@ -78,6 +90,7 @@ class _Family:
         self._departed: snapshots.Snapshot = []
         self._own = CollectorRegistry()
         self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)
+        self._own.register(DroppedLogRecords())
 
     async def keep_running(self, number: int) -> None:
         """Run a process, and another whenever it dies, until cancelled; then have it drain."""
@@ -128,12 +141,12 @@ class _Family:
 
     async def _stop(self, process: Process) -> None:
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+            process.send_signal(signal.SIGINT if self._shutdown.signal == "SIGINT" else signal.SIGTERM)
         try:
-            async with asyncio.timeout(self._kill_seconds):
+            async with asyncio.timeout(self._shutdown.delay + self._kill_seconds):
                 await process.wait()
         except TimeoutError:
-            log.warning("process_killed", pid=process.pid, hint="it did not end in drain_timeout")
+            log.warning("process_killed", pid=process.pid, hint="it did not end within drain_timeout")
             process.kill()
             await process.wait()
 

@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from genstatus_server import __version__
+from genstatus_server.telemetry import log
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -98,12 +99,21 @@ class Metrics:
             "genstatus_mongodb_reads", "Queries sent to MongoDB, by collection.", ["collection"], registry=registry
         )
         Gauge("genstatus_processes", "Server processes that run.", registry=registry).set(1)
+        registry.register(DroppedLogRecords())
         build = Info("genstatus_build", "What is running.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
 
     def count_remembered_with(self, count: HitsAndMisses) -> None:
         """Have `genstatus_remembered_total` ask `count`: plain numbers are all that the hot path can afford."""
         self.registry.register(_Remembered(count))
+
+
+class DroppedLogRecords(Collector):
+    """`genstatus_log_records_dropped_total`, of this process."""
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Log records dropped because they could not be written."
+        yield CounterMetricFamily("genstatus_log_records_dropped", text, value=log.dropped_records())
 
 
 class _Remembered(Collector):

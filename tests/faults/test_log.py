@@ -1,12 +1,18 @@
 """What an hour of each fault writes: a bounded number of lines, whatever the fault and however often it is asked."""
 
 import asyncio
+import http.client
 import itertools
+import json
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import structlog
@@ -21,10 +27,12 @@ from genstatus_server.s3.credentials import URGENT_PAUSE, RefreshingCredentials
 from genstatus_server.telemetry.metrics import Metrics
 from tests.faults.conftest import Serve
 from tests.faults.scale import Figures, scaled
-from tests.support.holds import counted, holding, question
-from tests.support.processes import wait_until
+from tests.faults.serving import Served
+from tests.support.holds import counted, holding, poll, question
+from tests.support.processes import credentials, flags_for, running_server, wait_until
 from tests.support.replica_set import ReplicaSet
-from tests.support.scene import TOKEN, scene
+from tests.support.scene import TOKEN, Scene, scene
+from tests.support.services import S3
 
 HOUR: Final = 3600
 #: The change stream is opened at most once a second, by and by; each attempt writes one line where it fails.
@@ -212,3 +220,82 @@ def test_requests_that_are_refused_are_one_line_each(set_of_one: ReplicaSet, ser
         # One each, and what the attempts to open the change stream have to say meanwhile.
         assert lines <= REQUESTS + 20 * (seconds + 1)
         assert "Traceback" not in served.server.log
+
+
+@contextmanager
+def logging_to(target: str, tmp_path: Path, mongodb_uri: str, name: str, s3: S3, processes: str) -> Iterator[Served]:
+    """A server whose standard error is `target`, so that nothing can be read from its log."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    flags = flags_for(mongodb_uri, name, s3, port=str(port), processes=processes, **{"drain-timeout": "5"})
+    redirect = ["bash", "-c", 'exec "$@" 2<>"$0"', target]
+    with running_server(tmp_path, flags, credentials(s3), prefix=redirect) as server:
+        server.url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(port), "it listens")
+        served = Served(server)
+        served.wait_ready()
+        yield served
+
+
+def answers(port: int) -> bool:
+    with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def poll_until_dropped(served: Served) -> float:
+    """2,500 polls, and requests with long paths until records are dropped; returns how many."""
+    dropped = "genstatus_log_records_dropped_total"
+    with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=30)) as connection:
+
+        def get(path: str) -> int:
+            connection.request("GET", path, headers={"X-Session-ID": TOKEN})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        assert {get(poll(1)) for _ in range(2500)} == {200}
+        for _ in range(100):
+            if served.metrics()[dropped]:
+                break
+            assert {get("/" + "x" * 60_000) for _ in range(20)} == {404}
+        return served.metrics()[dropped]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_log_that_nobody_reads_stops_nothing(
+    tmp_path: Path, on_one: Scene, mongodb_uri: str, s3: S3, figures: Figures, processes: str
+) -> None:
+    on_one.prepare([1])
+    fifo = tmp_path / "stderr"
+    os.mkfifo(fifo)
+    with logging_to(str(fifo), tmp_path, mongodb_uri, on_one.name, s3, processes) as served:
+        assert poll_until_dropped(served) > 0
+        with holding(served.url, [question(1)], TOKEN) as holds:
+            holds.wait_sent()
+            served.wait_held(1)
+            began = time.time()
+            assert served.server.end() == 0
+            figures.within("from SIGTERM to the exit, with a log that nobody reads", time.time() - began, 5)
+            assert counted(holds.results(), "status", "result") == {(200, "draining"): 1}
+
+
+def test_log_says_what_was_dropped_once_it_is_read_again(
+    tmp_path: Path, on_one: Scene, mongodb_uri: str, s3: S3
+) -> None:
+    on_one.prepare([1])
+    fifo = tmp_path / "stderr"
+    os.mkfifo(fifo)
+    with logging_to(str(fifo), tmp_path, mongodb_uri, on_one.name, s3, "1") as served:
+        poll_until_dropped(served)
+        with fifo.open() as log:
+            record = next(json.loads(line) for line in log if "log_records_dropped" in line)
+        assert record["level"] == "warning"
+        assert record["records"] == served.metrics()["genstatus_log_records_dropped_total"]
+
+
+def test_log_on_a_full_disk_stops_nothing(tmp_path: Path, on_one: Scene, mongodb_uri: str, s3: S3) -> None:
+    on_one.prepare([1])
+    with logging_to("/dev/full", tmp_path, mongodb_uri, on_one.name, s3, "1") as served:
+        assert poll_until_dropped(served) > 0
+        assert served.server.end() == 0

@@ -21,8 +21,10 @@ from tests.faults.scale import Figures, scaled
 from tests.faults.serving import Served
 from tests.support.holds import counted, holding, poll, question
 from tests.support.nginx import Nginx, running_nginx
-from tests.support.processes import wait_until
+from tests.support.proc import children_of, is_running
+from tests.support.processes import credentials, flags_for, running_server, wait_until
 from tests.support.scene import TOKEN, Scene
+from tests.support.services import S3
 
 HOLDS = 5000
 NUMBERS = range(1, HOLDS + 1)
@@ -156,6 +158,89 @@ def test_a_client_that_does_not_read_delays_the_exit_until_drain_timeout(
             assert served.server.end() == 0
             figures.within("from SIGTERM to the exit, with 1 s of drain_timeout", time.time() - began, 1.5)
         assert served.server.records("drain_timeout")
+
+
+def test_shutdown_delay_serves_everything_that_arrives(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
+    on_one.prepare([1])
+    with serve(mongodb_uri, on_one.name, shutdown_delay="600") as served, ExitStack() as stack:
+        served.wait_ready()
+        pooled = [stack.enter_context(connected(served)) for _ in range(20)]
+        holds = stack.enter_context(holding(served.url, [question(1)], TOKEN))
+        holds.wait_sent()
+        served.wait_held(1)
+        os.kill(served.pid, signal.SIGTERM)
+        assert counted(holds.results(), "status", "generation", "result", "connection") == {DRAINED: 1}
+        new = [http.client.HTTPConnection(*address(served), timeout=10) for _ in range(20)]
+        for connection in [*pooled, *new]:  # Each is closed by its answer, so it is made anew for the next one.
+            stack.callback(connection.close)
+            assert asked(connection, poll(1))[:2] == (HTTPStatus.OK, "close")
+            assert asked(connection, "/readyz")[:2] == (HTTPStatus.SERVICE_UNAVAILABLE, "close")
+            connection.request("GET", question(1), headers={"X-Session-ID": TOKEN})
+            answer = connection.getresponse()
+            assert (answer.status, answer.getheader("X-Wait-Result")) == (HTTPStatus.OK, "draining")
+            assert answer.getheader("Connection") == "close"
+            answer.read()
+        assert served.server.process.poll() is None
+        assert served.server.records("draining")[0]["signal"] == "SIGTERM"
+        assert served.server.end(signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_drain_timeout_counts_from_the_end_of_shutdown_delay(
+    on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
+) -> None:
+    with serve(mongodb_uri, on_one.name, shutdown_delay="2", drain_timeout="1") as served:
+        served.wait_ready()
+        with stalled_reader(served):
+            began = time.time()
+            assert served.server.end() == 0
+            assert time.time() - began > 3
+            figures.within("from SIGTERM to the exit, 2 s of delay and 1 s of drain", time.time() - began, 3.5)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_sigint_skips_shutdown_delay(on_one: Scene, mongodb_uri: str, serve: Serve, processes: str) -> None:
+    with serve(mongodb_uri, on_one.name, shutdown_delay="600", processes=processes) as served:
+        served.wait_ready()
+        assert served.server.end(signal.SIGINT) == 0
+        assert {record["signal"] for record in served.server.records("draining")} == {"SIGINT"}
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_sighup_drains_and_user_signals_are_ignored(
+    on_one: Scene, mongodb_uri: str, serve: Serve, processes: str
+) -> None:
+    on_one.prepare([1])
+    with serve(mongodb_uri, on_one.name, processes=processes) as served:
+        served.wait_ready()
+        with holding(served.url, [question(1)], TOKEN) as holds:
+            holds.wait_sent()
+            served.wait_held(1)
+            for pid in (served.pid, *children_of(served.pid)):
+                for ignored in (signal.SIGUSR1, signal.SIGUSR2):
+                    os.kill(pid, ignored)
+            assert served.held() == 1
+            assert served.server.end(signal.SIGHUP) == 0
+            assert counted(holds.results(), "status", "generation", "result", "connection") == {DRAINED: 1}
+
+
+def test_nohup_keeps_sighup_ignored(tmp_path: Path, on_one: Scene, mongodb_uri: str, s3: S3) -> None:
+    flags = flags_for(mongodb_uri, on_one.name, s3)
+    with running_server(tmp_path, flags, credentials(s3), prefix=["nohup"]) as server:
+        server.wait_ready()
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_ready()
+        assert server.end() == 0
+        assert server.records("draining")[0]["signal"] == "SIGTERM"
+
+
+def test_second_signal_ends_every_process_at_once(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
+    with serve(mongodb_uri, on_one.name, shutdown_delay="600", processes="2") as served:
+        wait_until(lambda: len(served.server.records("listening")) == 2, "both listen")
+        children = children_of(served.pid)
+        os.kill(served.pid, signal.SIGTERM)
+        wait_until(lambda: len(served.server.records("draining")) == 2, "both are draining")
+        assert served.server.end() == 128 + signal.SIGTERM
+        wait_until(lambda: not any(is_running(child) for child in children), "the processes' end")
 
 
 def test_a_restart_of_two_servers_one_after_the_other_loses_no_request(

@@ -22,6 +22,7 @@ from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
 from genstatus_server.settings import OPTIONS
 from tests.support.embedded_processes import processes_in
+from tests.support.proc import children_of, is_running
 from tests.support.processes import (
     ServerProcess,
     credentials,
@@ -280,17 +281,6 @@ def test_the_children_end_with_a_killed_parent(tmp_path: Path, mongodb_uri: str,
         children = children_of(server.process.pid)
         server.end(signal.SIGKILL)
         wait_until(lambda: not any(is_running(child) for child in children), "the children's end")
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 def test_genstatus_is_the_same_command() -> None:

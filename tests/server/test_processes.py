@@ -18,6 +18,7 @@ from genstatus_server.server.channel import open_channel
 from genstatus_server.server.supervisor import _cores
 from genstatus_server.telemetry import snapshots
 from genstatus_server.telemetry.metrics import Metrics
+from tests.support.proc import children_of
 from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until
 from tests.support.services import S3
 from tests.support.world import in_future, token_hash
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     import pymongo
 
 HELD = "/v1/check_generation_status/?submission_id=1&file_type=D1&wait=true&timeout=50"
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.fixture

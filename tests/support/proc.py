@@ -20,5 +20,16 @@ def resident_kilobytes(pid: int) -> int:
     return int(_after("VmRSS:", Path(f"/proc/{pid}/status")))
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def _after(label: str, path: Path) -> str:
     return path.read_text().partition(label)[2].split()[0]

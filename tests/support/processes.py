@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class ServerProcess:
         lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("action") == action]
 
-    @property
+    @cached_property
     def url(self) -> str:
         wait_until(lambda: self._listening() or self.process.poll() is not None, "listening")
         listening = self._listening()

@@ -1,56 +1,201 @@
-"""When a record is written, and what of it."""
+"""What is written of a record, and what happens where it cannot be written."""
 
-import asyncio
-import io
 import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
 
 from genstatus_server.telemetry import log
+from genstatus_server.telemetry.log_writer import LogWriter
+from tests.support.processes import wait_until
 
 SECRET = "0123456789abcdef" * 4
 
 
-def actions(stream: io.StringIO) -> list[Any]:
-    return [json.loads(line)["action"] for line in stream.getvalue().splitlines()]
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe."""
+    reader, writer = os.pipe()
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
-async def test_those_of_one_turn_of_the_loop_are_written_together_and_behind_what_is_being_done() -> None:
-    stream = io.StringIO()
-    lines = log.JsonLines(stream)
-    for action in ("a", "b"):
-        lines.put({"action": action})
-    assert actions(stream) == []
-    await asyncio.sleep(0)
-    assert actions(stream) == ["a", "b"]
+def writer_on(descriptor: int) -> LogWriter:
+    return LogWriter(descriptor, "".join, lambda count: f"dropped {count}\n")
 
 
-def test_without_a_loop_each_is_written_at_once() -> None:
-    stream = io.StringIO()
-    lines = log.JsonLines(stream)
-    for action in ("a", "b"):
-        lines.put({"action": action})
-        assert actions(stream)[-1] == action
+def test_log_writer_drops_and_counts_what_nobody_reads() -> None:
+    with pipe() as (reader, end):
+        writer, record, count = writer_on(end), "x" * 9999 + "\n", 1000
+        for _ in range(count):
+            writer.write(record)
+        assert 0 < writer.dropped < count
+        dropped = writer.dropped
+        writer.wait_written(0.01)  # It gives up.
+        written = b""
+        while b"dropped" not in written:
+            written += os.read(reader, 65536)
+        writer.write("after\n")
+        while not written.endswith(b"after\n"):
+            written += os.read(reader, 65536)
+        lines = written.decode().splitlines()
+        assert lines.count(record.rstrip()) == count - dropped
+        assert set(lines) == {record.rstrip(), f"dropped {dropped}", "after"}
 
 
-def test_a_record_with_a_secret_costs_its_neighbours_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_through: list[str] = []
-    scrub = log.scrub
+def test_log_writer_survives_a_reader_that_is_gone(tmp_path: Path) -> None:
+    reader, end = os.pipe()
+    writer = writer_on(end)
+    os.close(reader)
+    for _ in range(3):
+        writer.write("lost\n")
+    wait_until(lambda: writer.dropped == 3, "they are counted")
+    with (tmp_path / "log").open("wb") as file:
+        os.dup2(file.fileno(), end)
+        writer.write("kept\n")
+        writer.wait_written(10)
+    os.close(end)
+    assert (tmp_path / "log").read_text() == "kept\ndropped 3\n"
 
-    def scrub_and_note(text: str) -> str:
-        scrubbed = scrub(text)
-        if scrubbed != text:
-            looked_through.append(text)
-        return scrubbed
 
-    monkeypatch.setattr(log, "scrub", scrub_and_note)
-    stream = io.StringIO()
-    lines = log.JsonLines(stream)
-    lines._records = [{"action": "a", "path": f"/session={SECRET}"}, {"action": "b", "request_id": SECRET}]
-    lines._write()
-    assert [json.loads(line) for line in stream.getvalue().splitlines()] == [
-        {"action": "a", "path": "/session=***"},
-        {"action": "b", "request_id": SECRET},  # An id of the caller's own that looks like a digest.
-    ]
-    assert len(looked_through) == 1
+def test_log_writer_waits_for_a_pipe_that_another_made_nonblocking() -> None:
+    with pipe() as (reader, end):
+        os.set_blocking(end, False)
+        writer = writer_on(end)
+        expected = "".join(f"{number:01000}\n" for number in range(200))  # More than fits into the pipe.
+        for line in expected.splitlines(keepends=True):
+            writer.write(line)
+        read = b""
+        while len(read) < len(expected):
+            read += os.read(reader, 65536)
+        assert (read.decode(), writer.dropped) == (expected, 0)
+
+
+def test_log_writer_takes_a_record_written_by_a_destructor() -> None:
+    """Python runs destructors anywhere, also in the middle of a write by the same thread."""
+    with pipe() as (reader, end):
+        writer = writer_on(end)
+        with writer._changed:
+            writer.write("in the middle\n")
+        assert os.read(reader, 100) == b"in the middle\n"
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Callable[[], str]]]:
+    """Sets the log up in a format; what that gives returns what was written."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+
+        def set_up(log_format: str) -> Callable[[], str]:
+            monkeypatch.setattr(sys, "stderr", stream)
+            log.set_up(log_format)
+
+            def read() -> str:
+                log.wait_written(10)
+                return path.read_text()
+
+            return read
+
+        yield set_up
+        logging.captureWarnings(capture=False)
+        root.handlers[:], root.level = before
+        monkeypatch.setattr(log, "_writer", None)
+        monkeypatch.setattr(log, "_render", log._json_line)
+
+
+def test_log_writes_records_of_this_and_of_libraries_as_json(written: Callable[[str], Callable[[], str]]) -> None:
+    read = written("json")
+    log.info("a", number=1)
+    logging.getLogger("library").warning("it %s", "happened")
+    logging.getLogger("library").warning("%d", "no number")
+    try:
+        raise ValueError("defect")  # noqa: TRY301 - it is what is logged
+    except ValueError:
+        log.exception("b")
+        logging.getLogger("library").exception("c")
+    records: list[dict[str, Any]] = [json.loads(line) for line in read().splitlines()]
+    assert [list(record)[:3] for record in records] == [["timestamp", "level", "action"]] * 5
+    assert [record["action"] for record in records] == ["a", "it happened", "%d", "b", "c"]
+    assert [record["level"] for record in records] == ["info", "warning", "warning", "error", "error"]
+    assert all("ValueError: defect" in record["exception"] for record in records[-2:])
+
+
+def test_log_for_humans_escapes_what_a_terminal_obeys(written: Callable[[str], Callable[[], str]]) -> None:
+    read = written("human")
+    log.warning("a", path="/\x1b[2J\x9b2J\x85\x7f\u202e\nforged", number=1)
+    logging.getLogger("library").warning("\x9d0;title")
+    try:
+        raise ValueError("\x9b2J")  # noqa: TRY301 - it is what is logged
+    except ValueError:
+        log.exception("b")
+    text = read()
+    assert r"/\x1b[2J\x9b2J\x85\x7f\u202e\nforged" in text
+    assert r"\x9d0;title" in text
+    assert "Traceback (most recent call last):\n" in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_log_set_up_without_a_standard_error_drops_nothing_and_raises_nothing(
+    written: Callable[[str], Callable[[], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written("json")
+    monkeypatch.setattr(sys, "stderr", None)
+    log.set_up("auto")
+    log.info("a")
+    log.wait_written(10)
+    assert log.dropped_records() == 0
+
+
+def test_log_join_scrubs_only_the_record_with_a_secret() -> None:
+    harmless = f'{{"request_id": "{SECRET}"}}\n'  # An id of the caller's own that looks like a digest.
+    assert log._join([harmless, f"/session={SECRET}\n"]) == harmless + "/session=***\n"
+
+
+def driver_errors(uri: str) -> Iterator[PyMongoError]:
+    """What MongoDB's driver really raises."""
+    for name in ("127.0.0.1:1", "127.0.0.1:1,localhost:1"):
+        with MongoClient[dict[str, Any]](f"mongodb://{name}/?serverSelectionTimeoutMS=50") as client:
+            try:
+                client.admin.command("ping")
+            except PyMongoError as error:
+                yield error
+    with MongoClient[dict[str, Any]](uri) as client:
+        for command in ({"nonsense": 1}, {"find": 1}):
+            try:
+                client.admin.command(command)
+            except PyMongoError as error:
+                yield error
+    details = {"ok": 0, "errmsg": "x", "$clusterTime": {"clusterTime": 1}, "signature": {"hash": b""}}
+    message = 'not authorized on a to execute command { find: "jobs", $clusterTime: { signature: 1 } }'
+    yield OperationFailure(f"{message}, full error: {details}", 13, details)
+
+
+def test_cause_is_one_plain_line_without_the_drivers_details(mongodb_uri: str) -> None:
+    errors = list(driver_errors(mongodb_uri))
+    assert len(errors) == 5
+    for error in errors:
+        for text in (log.cause(error), log.plain(error)):
+            assert 10 < len(text) <= 350
+            for detail in ("Topology", "$cluster", "full error", "configured timeouts", "{", "\n", "ObjectId"):
+                assert detail not in text, text
+    assert "Connection refused" in log.cause(errors[0])
+    assert log.cause(errors[-1]) == "OperationFailure: not authorized on a to execute command"
+
+
+def test_cause_names_what_is_behind_an_error() -> None:
+    error = RuntimeError("outer")
+    error.__cause__ = TimeoutError()
+    assert log.cause(error) == "TimeoutError"
