@@ -60,10 +60,7 @@ class BaseHandler(RequestHandler):
         for name, value in EVERY_ANSWER.items():
             self.set_header(name, value)
         self.set_header("X-Request-ID", self.request_id)
-        services = self._services_of_application()
-        if services.draining:
-            self.set_header("Connection", "close")
-        if services.settings.cors_origins:
+        if self._services_of_application().settings.cors_origins:
             self._set_cors_headers()
 
     def on_connection_close(self) -> None:
@@ -123,7 +120,9 @@ class BaseHandler(RequestHandler):
             log.exception("request_defect", request_id=self.request_id, path=self.request.path)
 
     def flush(self, include_footers: bool = False) -> "Future[None]":  # noqa: FBT001, FBT002 - Tornado's signature
-        """As Tornado's; it notes a client that is gone already."""
+        """As Tornado's; it ends connections while the server drains, and notes a client that is gone already."""
+        if self.services.draining:
+            self.set_header("Connection", "close")
         sent = super().flush(include_footers)
         self.is_client_gone |= sent.done() and sent.exception() is not None
         return sent

@@ -92,7 +92,7 @@ def test_no_label_takes_what_a_caller_sends(server: Server) -> None:
     labels = {
         label for family in server.services.metrics.registry.collect() for s in family.samples for label in s.labels
     }
-    assert labels <= {"status", "result", "collection", "le", "version", "python"}
+    assert labels <= {"status", "reason", "result", "collection", "le", "version", "python"}
 
 
 def names() -> set[str]:
