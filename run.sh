@@ -3,6 +3,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# What runs here talks to itself on loopback, which is nothing for a proxy.
+export no_proxy=${no_proxy:-${NO_PROXY:-}}
+no_proxy=${no_proxy:+$no_proxy,}127.0.0.1,localhost
+export NO_PROXY=$no_proxy
+
+# Without HOME it is what the list of users says; where there is no entry either, a folder here, for pip's and uv's caches.
+export HOME=${HOME:-$(cd ~ 2>/dev/null && pwd)}
+[[ -n $HOME && -d $HOME && -w $HOME ]] || export HOME=$PWD/.home
+
 # Debian packages that are installed where they are missing and we are root; every one has its reason.
 server_packages=(
     libcurl4 # the embedded mongod is linked with it

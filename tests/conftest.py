@@ -90,6 +90,9 @@ def forget_the_shell() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(("AWS_", "GENSTATUS_"))]:
         del os.environ[name]
+    for name in ("http_proxy", "https_proxy", "all_proxy"):  # All that tests speak to is on this machine.
+        os.environ.pop(name, None)
+        os.environ.pop(name.upper(), None)
     os.environ |= {
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,

@@ -1,6 +1,7 @@
 """The calls to try that the demo prints: curl and sed are all they need."""
 
 from typing import Final
+from urllib.request import getproxies
 
 from genstatus_server.demo.samples import (
     DEMO_FILE_TYPE,
@@ -34,4 +35,6 @@ def curl_lines(base_url: str, tokens: DemoTokens | None = None) -> str:
             f" && head -n 3 /tmp/{DEMO_FILE_TYPE}.csv"
         ),
     }
-    return "\n".join(f"{what}:\n\n    {call}\n" for what, call in calls.items())
+    text = "\n".join(f"{what}:\n\n    {call}\n" for what, call in calls.items())
+    # The other terminal has a proxy where this one has; no proxy reaches this machine's loopback.
+    return text.replace("curl -sS", "curl -sS --noproxy '*'") if getproxies().get("http") else text

@@ -31,6 +31,7 @@ class Storage:
             connect_timeout=_TIMEOUT,
             read_timeout=_TIMEOUT,
             retries={"total_max_attempts": 2},
+            proxies={} if self.endpoint_url else None,  # None: as the environment says; loopback needs none.
         )
         client: Any = botocore.session.get_session().create_client(
             "s3",

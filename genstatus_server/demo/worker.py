@@ -95,6 +95,7 @@ def main() -> None:
         connect_timeout=_S3_TIMEOUT,
         read_timeout=_S3_TIMEOUT,
         retries={"total_max_attempts": 2},
+        proxies={},  # It is on the same machine, whatever HTTP_PROXY says.
     )
     with closing(s3), MongoClient[dict[str, Any]](uri, timeoutMS=_MONGODB_TIMEOUT_MS) as client:
         work(JobsWriter(client[name], bucket=environment["s3_bucket"], s3=s3), stop)

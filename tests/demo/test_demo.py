@@ -27,6 +27,8 @@ from tests.support.services import S3
 Client = pymongo.MongoClient[dict[str, Any]]
 Jobs = pymongo.collection.Collection[dict[str, Any]]
 
+#: Where a proxy is said to be, and nobody listens.
+NO_PROXY_THERE = "http://127.0.0.1:1"
 DEMO_JOB = {"submission_id": DEMO_SUBMISSION_ID, "file_type": DEMO_FILE_TYPE}
 
 
@@ -67,6 +69,7 @@ def fetch(url: str) -> tuple[int, bytes]:
 def running_worker(uri: str, database: str, storage: Storage) -> Iterator["subprocess.Popen[bytes]"]:
     environment = {
         "PATH": os.environ["PATH"],
+        "http_proxy": NO_PROXY_THERE,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "GENSTATUS_MONGODB_URI": uri,
         "GENSTATUS_MONGODB_DATABASE": database,
@@ -102,6 +105,12 @@ def test_seeding_twice_leaves_the_same_documents(
             {name: database[name].count_documents({}) for name in ("users", "submissions", "jobs", "sessions")}
         )
     assert counts[0] == counts[1] == {"users": 4, "submissions": 4, "jobs": 15, "sessions": 4}
+
+
+def test_storage_reaches_loopback_without_the_proxy(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", NO_PROXY_THERE)
+    with storage.opened() as files:
+        files.upload("1/D1.csv", b"a,b")
 
 
 def test_a_login_lasts_for_about_30_days(
@@ -200,6 +209,12 @@ def test_the_calls_are_one_line_each_and_need_curl_and_sed_only() -> None:
     for call in calls:
         assert "'http://127.0.0.1:8888/v1/check_generation_status/?submission_id=" in call
         subprocess.run(["/bin/sh", "-n"], input=call.encode(), check=True)
+
+
+def test_the_calls_name_no_proxy_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", NO_PROXY_THERE)
+    text = curl_lines("http://127.0.0.1:8888/")
+    assert text.count("curl -sS --noproxy '*' ") == text.count("curl ") == 7
 
 
 def test_the_download_takes_the_url_out_of_an_answer() -> None:
