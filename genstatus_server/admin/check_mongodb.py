@@ -105,7 +105,7 @@ def _oplog(database: Database[Document], hello: Mapping[str, Any]) -> Outcome:
         window, full = _oplog_window(database)
     except OperationFailure as error:
         return Result.SKIPPED, explain(error), "rs.printReplicationInfo() shows the window to a user who may read local"
-    found = f"reaches back {str(window).partition('.')[0]} h, {full:.0%} full"
+    found = f"reaches back {window / timedelta(hours=1):.1f} h, {full:.0%} full"
     if window >= _SHORTEST_WINDOW or full < _FULL:
         return Result.OK, found, ""
     advice = "enlarge the oplog: after an outage that is longer than this, all holds are checked anew"

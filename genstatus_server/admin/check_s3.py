@@ -96,6 +96,7 @@ async def _sign(settings: Settings, key: str) -> str:
         bucket=settings.s3_bucket or "bucket",
         region=settings.s3_region,
         endpoint_url=settings.s3_endpoint_url,
+        addressing_style=settings.s3_addressing_style,
         url_ttl=settings.url_ttl,
     ) as presigner:
         return await presigner.presigned_url(Job(job_id=None, generation_status=GenerationStatus.FINISHED, key=key))
