@@ -8,20 +8,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import httpx
 
 from genstatus_server.client import rules
 from genstatus_server.client.answers import Generation, Update
-from genstatus_server.client.part_file import PartFile, Progress
+from genstatus_server.client.part_file import Output, PartFile, Progress, StreamOutput
 from genstatus_server.client.question import (
     CHUNK,
-    CONNECT_SECONDS,
-    DOWNLOAD_HEADERS,
     LARGEST_ANSWER,
-    STALL_SECONDS,
     Target,
+    fetch_request,
     http_options,
     no_reply,
 )
@@ -42,20 +40,22 @@ class AsyncGenerationClient:
         """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
         return await self._follow(rules.check(timeout), submission_id, file_type)
 
-    async def wait_for_generation(
+    async def wait_for_generation(  # noqa: PLR0913 - the options by name
         self,
         submission_id: int,
         file_type: str,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the last hold is made to fit it
         hold: float = rules.HOLD,
+        ask_first: bool = False,
         on_update: Callable[[Update], object] = lambda _: None,
     ) -> Generation:
         """The answer once it is settled: finished, failed or invalid. `hold`: seconds that one request is held.
 
+        `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
-        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout)
+        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return await self._follow(steps, submission_id, file_type)
 
     async def download(  # noqa: PLR0913 - the options by name
@@ -82,6 +82,22 @@ class AsyncGenerationClient:
         finally:
             part.close()
 
+    async def download_to(  # noqa: PLR0913 - the options by name
+        self,
+        submission_id: int,
+        file_type: str,
+        stream: BinaryIO,
+        *,
+        generation: Generation | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as in the client that blocks
+        on_progress: Progress = lambda _received, _total: None,
+    ) -> int:
+        """`download` to a stream, which is written to in a thread; gives the number of bytes."""
+        steps = rules.download(self._chances, generation, timeout=timeout)
+        output = StreamOutput(stream, on_progress)
+        await self._follow(steps, submission_id, file_type, output)
+        return output.received
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -94,7 +110,7 @@ class AsyncGenerationClient:
         await self.close()
 
     async def _follow(
-        self, steps: Steps, submission_id: int, file_type: str, part: PartFile | None = None
+        self, steps: Steps, submission_id: int, file_type: str, output: Output | None = None
     ) -> Generation:
         """Do each step, until there is a result."""
         try:
@@ -104,8 +120,8 @@ class AsyncGenerationClient:
                 match step:
                     case Ask():
                         reply = await self._ask(submission_id, file_type, step)
-                    case Fetch() if part is not None:
-                        reply = await self._fetch(step, part)
+                    case Fetch() if output is not None:
+                        reply = await self._fetch(step, output)
                     case Sleep():
                         await asyncio.sleep(step.seconds)
                 step = steps.send(reply)
@@ -128,19 +144,16 @@ class AsyncGenerationClient:
         except (httpx.RequestError, TimeoutError) as error:
             return no_reply(error)
 
-    async def _fetch(self, step: Fetch, part: PartFile) -> Reply:
-        stall = min(STALL_SECONDS, step.limit)
-        timeout = httpx.Timeout(stall, connect=min(stall, CONNECT_SECONDS))
+    async def _fetch(self, step: Fetch, output: Output) -> Reply:
         try:
             async with (
                 asyncio.timeout(None if step.limit == float("inf") else step.limit),
-                self._http.stream("GET", step.url, headers=DOWNLOAD_HEADERS, timeout=timeout) as response,
+                self._http.stream(**fetch_request(step, output)) as response,
             ):
-                if response.status_code != httpx.codes.OK:
-                    return Reply(response.status_code)
-                part.begin(step.size)
+                if why := output.accept(response.status_code, response.headers, step.size):
+                    return Reply(response.status_code, trouble=why)
                 async for chunk in response.aiter_raw(CHUNK):
-                    await asyncio.to_thread(part.write, chunk)
-                return Reply(response.status_code, received=part.received)
+                    await asyncio.to_thread(output.write, chunk)
+                return Reply(httpx.codes.OK, received=output.received)
         except (httpx.RequestError, TimeoutError) as error:
-            return no_reply(error)
+            return no_reply(error, output.received)

@@ -16,7 +16,9 @@ USAGE: Final = 2
 @click.option("--url", "base_url", required=True, metavar="URL", help="The server, such as https://status.example.gov.")
 @click.option("--submission", "submission_id", required=True, type=click.IntRange(1, 2**63 - 1), metavar="ID")
 @click.option("--file-type", required=True, type=click.Choice(FILE_TYPES))
-@click.option("--download", "path", type=click.Path(dir_okay=False, path_type=Path), help="Save the file here.")
+@click.option(
+    "--download", "path", type=click.Path(path_type=Path), help="Save the file here; - writes it to standard output."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),

@@ -22,7 +22,7 @@ _TOLD = {
     Status.FINISHED: "finished",
     Status.FAILED: "failed",
     Status.INVALID: "invalid: nobody has asked for this file",
-    Status.WAITING: "being generated",
+    Status.WAITING: "waiting",
 }
 
 
@@ -46,7 +46,7 @@ def doing(update: Update) -> str:
     """What the client is doing, in a few words; the same as long as nothing new has happened."""
     if update.phase is Phase.RECONNECTING:
         return f"{printable(update.trouble)}; asking again in {update.pause:.0f} s"
-    return "waiting" if update.generation is None else _TOLD[update.generation.status]
+    return "asking" if update.generation is None else _TOLD[update.generation.status]
 
 
 def result(generation: Generation) -> str:
@@ -68,7 +68,7 @@ class Lines:
         self._last = ""
 
     def update(self, update: Update) -> None:
-        if update.phase is not Phase.SETTLED:
+        if update.phase is not Phase.SETTLED and (update.generation or update.trouble):
             self.say(doing(update))
 
     def settled(self, generation: Generation) -> None:
@@ -85,22 +85,22 @@ class Lines:
 
 
 class Bars:
-    """A spinner with the elapsed time, and a bar while the file comes."""
+    """A spinner with the elapsed time, and a bar while the file comes. Neither stays, however it ends."""
 
     def __init__(self, waiting: Progress, downloading: Progress, what: str) -> None:
         self._waiting, self._downloading, self._what = waiting, downloading, what
-        self._wait: TaskID = waiting.add_task(what, text="waiting", total=None)
+        self._wait: TaskID = waiting.add_task(what, text="asking", total=None)
         self._file: TaskID | None = None
 
     def update(self, update: Update) -> None:
         self._waiting.update(self._wait, text=doing(update))
 
     def settled(self, generation: Generation) -> None:
-        self._waiting.update(self._wait, text=result(generation), total=1, completed=1)
+        self._waiting.stop()
+        self.say(result(generation))
 
     def progress(self, received: int, total: int | None) -> None:
         if self._file is None:
-            self._waiting.stop()
             self._downloading.start()
             self._file = self._downloading.add_task(self._what)
         self._downloading.update(self._file, completed=received, total=total)
@@ -117,9 +117,9 @@ def open_display(what: str) -> Iterator[Display]:
         yield Lines(console, what)
         return
     text = TextColumn("{task.description}: {task.fields[text]}", markup=False)
-    waiting = Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=console)
+    waiting = Progress(SpinnerColumn(), text, TimeElapsedColumn(), console=console, transient=True)
     name = TextColumn("{task.description}", markup=False)
-    downloading = Progress(name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console)
+    downloading = Progress(name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True)
     try:
         waiting.start()
         yield Bars(waiting, downloading, what)

@@ -1,40 +1,84 @@
-"""A file that is at its path only once it is whole."""
+"""Where a download goes: a file that is at its path only once it is whole, or a stream. Both go on where they were."""
 
+import errno
 import os
+import re
 import secrets
-from collections.abc import Callable
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
+
+from genstatus_server.client.errors import DownloadFailed
+from genstatus_server.client.rules import refusal
 
 #: Told while a file is downloaded: bytes that have come, and bytes in all where that is known.
 Progress = Callable[[int, int | None], object]
 
 
-class PartFile:
-    """What comes is written beside `path` and renamed when it is complete; whatever else happens, it is removed.
+class Output(ABC):
+    """What has come so far of one file, of which `received` bytes."""
 
-    Raises OSError where nothing can be written there. The file gets the mode that any new file gets.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], on_progress: Progress) -> None:
-        self.path = Path(path)
+    def __init__(self, on_progress: Progress) -> None:
         self._on_progress = on_progress
-        self._part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
-        self._file: BinaryIO = self._part.open("xb")
         self._total: int | None = None
+        self._tag = ""
         self.received = 0
 
-    def begin(self, total: int | None) -> None:
-        """Begin again, with nothing."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._total, self.received = total, 0
-        self._on_progress(0, total)
+    def range_headers(self) -> dict[str, str]:
+        """The headers that ask for what is still missing, provided that it is the same file; none to begin anew."""
+        is_short = self.received > 0 and self.received != self._total
+        return {"Range": f"bytes={self.received}-", "If-Range": self._tag} if self._tag and is_short else {}
+
+    def accept(self, status: int, headers: Mapping[str, str], total: int | None) -> str:
+        """Why the body of this answer is not to be written; empty where it is the whole file, or what is missing of it.
+
+        Some S3-compatible servers send a range with status 200, and whatever `If-Range` says.
+        """
+        tag, sent = headers.get("etag", ""), headers.get("content-range", "")
+        if status == HTTPStatus.OK and not sent:
+            self._begin(tag if tag.startswith('"') else "", total)  # A weak one says nothing of bytes.
+            return ""
+        if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+            if tag == self._tag and re.match(rf"bytes {self.received}-", sent):
+                return ""
+            self._tag = ""  # Begin anew.
+            return "the storage sent other bytes than were asked for"
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            self._tag = ""
+        return refusal(status)
 
     def write(self, chunk: bytes) -> None:
-        self._file.write(chunk)
+        self._put(chunk)
         self.received += len(chunk)
         self._on_progress(self.received, self._total)
+
+    def _begin(self, tag: str, total: int | None) -> None:
+        """The file comes from its beginning."""
+        self._tag, self._total, self.received = tag, total, 0
+        self._on_progress(0, total)
+
+    @abstractmethod
+    def _put(self, chunk: bytes) -> None:
+        """The next bytes of the file, of which `received` have come before."""
+
+
+class PartFile(Output):
+    """What comes is written beside `path` and renamed when it is complete; whatever else happens, it is removed.
+
+    Raises OSError where nothing can be written there, or where what is there is no ordinary file. The file gets
+    the mode that any new file gets.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], on_progress: Progress = lambda _received, _total: None) -> None:
+        super().__init__(on_progress)
+        self.path = Path(path)
+        _check_replaceable(self.path)
+        # Of a length of its own: that of `path` may be the longest that there is.
+        self._part = self.path.with_name(f".genstatus-{secrets.token_hex(4)}.part")
+        self._file: BinaryIO = self._part.open("xb")
 
     def keep(self) -> Path:
         """Put the file at its path, in the place of what was there."""
@@ -46,3 +90,48 @@ class PartFile:
         """Remove what was not kept."""
         self._file.close()
         self._part.unlink(missing_ok=True)
+
+    def _begin(self, tag: str, total: int | None) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        super()._begin(tag, total)
+
+    def _put(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+
+
+class StreamOutput(Output):
+    """What comes is written to `stream`, from which nothing can be taken back: what comes again is passed over.
+
+    Raises `DownloadFailed` where a file begins again and may be another.
+    """
+
+    def __init__(self, stream: BinaryIO, on_progress: Progress) -> None:
+        super().__init__(on_progress)
+        self._stream = stream
+        self._written = 0
+
+    def _begin(self, tag: str, total: int | None) -> None:
+        if self._written and (not tag or tag != self._tag):
+            raise DownloadFailed("the download broke off, and the storage cannot go on with the same file")
+        super()._begin(tag, total)
+
+    def _put(self, chunk: bytes) -> None:
+        new = memoryview(chunk)[max(self._written - self.received, 0) :]
+        self._written += len(new)
+        while new:
+            new = new[self._stream.write(new) :]
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise OSError where a rename would put a file in the place of something else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.EINVAL, "is a symbolic link, which would be replaced: name its target", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is no ordinary file; - is standard output", str(path))

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from genstatus_server import __version__
-from genstatus_server.client.rules import Ask, Reply
+from genstatus_server.client.part_file import Output
+from genstatus_server.client.rules import Ask, Fetch, Reply
 
 ROUTE: Final = "/v1/check_generation_status/"
 CONNECT_SECONDS: Final = 10.0
@@ -17,8 +18,6 @@ CONNECT_SECONDS: Final = 10.0
 STALL_SECONDS: Final = 30.0
 #: No answer of the server is larger; a captive portal's page may be.
 LARGEST_ANSWER: Final = 1024 * 1024
-#: The file is wanted as it is stored, so that its size can be compared.
-DOWNLOAD_HEADERS: Final = {"Accept-Encoding": "identity"}
 CHUNK: Final = 64 * 1024
 
 _USER_AGENT: Final = f"genstatus-client/{__version__} python/{platform.python_version()}"
@@ -57,9 +56,22 @@ def http_options(**options: Any) -> dict[str, Any]:
     return {"follow_redirects": False, "headers": {"User-Agent": _USER_AGENT}, **options}
 
 
-def no_reply(error: Exception) -> Reply:
-    """A reply that says why there is none."""
-    return Reply(trouble=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+def fetch_request(step: Fetch, output: Output) -> dict[str, Any]:
+    """The arguments of httpx's `stream` for a file, or for what is missing of it."""
+    stall = min(STALL_SECONDS, step.limit)
+    return {
+        "method": "GET",
+        "url": step.url,
+        # As it is stored, so that its size can be compared.
+        "headers": {"Accept-Encoding": "identity", **output.range_headers()},
+        "timeout": httpx.Timeout(stall, connect=min(stall, CONNECT_SECONDS)),
+    }
+
+
+def no_reply(error: Exception, received: int = 0) -> Reply:
+    """A reply that says why there is none, or no whole one."""
+    trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Reply(trouble=trouble, received=received)
 
 
 class _WithoutSignature(logging.Filter):

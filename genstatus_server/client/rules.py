@@ -23,12 +23,13 @@ SHORTEST_CYCLE: Final = 1.0
 LONGEST_BACKOFF: Final = 30.0
 #: Seconds of a client's time that are left for the answer to its last hold.
 LAST_ANSWER: Final = 0.5
-#: How often a download that breaks off is begun.
+#: How often in a row a download may break off without getting further.
 DOWNLOAD_ATTEMPTS: Final = 5
 
 _GIVE_UP: Final = frozenset({400, 401, 403})
-#: What S3 and its kin answer to a URL that has expired.
-_EXPIRED: Final = frozenset({400, 403})
+#: What storage answers that may do better in a moment, or from the beginning (206 and 416 of another file).
+_PASSING: Final = frozenset({0, 200, 206, 408, 416, 425, 429})
+_SERVER_ERROR: Final = 500
 _OK: Final = 200
 _LONGEST_RETRY_AFTER: Final = 86400.0
 
@@ -50,7 +51,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Write what is at the presigned URL into the file, from its beginning, within `limit` seconds."""
+    """Write what is at the presigned URL into the file, or what is missing of it, within `limit` seconds."""
 
     url: str = field(repr=False)
     size: int | None
@@ -59,7 +60,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came: an HTTP answer, or status 0 and why there is none. `received` are the bytes that a fetch has written.
+    """What came: an HTTP answer, or status 0 and why there is none. `received` are the bytes that the file has then.
 
     The names of `headers` are in lower case.
     """
@@ -93,14 +94,22 @@ def check(timeout: float) -> Steps:
 
 
 def wait(
-    chances: Chances, on_update: Callable[[Update], object], *, hold: float = HOLD, timeout: float | None = None
+    chances: Chances,
+    on_update: Callable[[Update], object],
+    *,
+    hold: float = HOLD,
+    timeout: float | None = None,
+    ask_first: bool = False,
 ) -> Steps:
-    """Ask until the generation is settled. Raises `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds."""
+    """Ask until the generation is settled; with `ask_first`, the first time without a hold.
+
+    Raises `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
+    """
     clock = chances.clock
     ends = inf if timeout is None else clock() + timeout
     newest, failures, trouble = None, 0, ""
     while (asked := clock()) < ends:
-        seconds = _hold_that_fits(hold, ends - asked)
+        seconds = 0.0 if ask_first else _hold_that_fits(hold, ends - asked)
         on_update(Update(Phase.ASKING, newest))
         reply = yield Ask(seconds, min(seconds + GRACE, ends - asked))
         try:
@@ -110,10 +119,11 @@ def wait(
                 return newest
             # At the deadline of a hold the server has spread the questions already.
             at_deadline = reply.headers.get("x-wait-result") == "deadline"
-            pause = retry_after(reply) + (0 if at_deadline else chances.luck())
+            pause = 0.0 if ask_first else retry_after(reply) + (0 if at_deadline else chances.luck())
         except ServerUnavailable as error:
             failures, trouble = failures + 1, error.message
             pause = max(error.retry_after, chances.backoff(failures))
+        ask_first = False
         pause = min(max(pause, asked + SHORTEST_CYCLE - clock()), max(ends - clock(), 0))
         on_update(Update(Phase.RECONNECTING if trouble else Phase.WAITING, newest, pause, trouble))
         yield Sleep(pause)
@@ -123,10 +133,11 @@ def wait(
 def download(chances: Chances, generation: Generation | None = None, *, timeout: float | None = None) -> Steps:
     """Fetch the file of a finished `generation`; without one, or where its URL is of no use, ask for it anew.
 
-    Raises `DownloadFailed`, `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
+    One that breaks off goes on where it was, where the storage can. Raises `DownloadFailed`, `GenerationRefused`, or
+    `WaitTimedOut` after `timeout` seconds.
     """
     ends = inf if timeout is None else chances.clock() + timeout
-    failures, renewals, trouble = 0, 0, ""
+    failures, renewals, furthest, trouble = 0, 0, 0, ""
     while (left := ends - chances.clock()) > 0:
         floor = 0.0
         try:
@@ -135,12 +146,13 @@ def download(chances: Chances, generation: Generation | None = None, *, timeout:
             trouble = _trouble_of(reply, known.size)
             if not trouble:
                 return known
-            if reply.status in _EXPIRED:
+            if _is_refusal(reply):
                 renewals += 1
+            else:
+                failures = 1 if reply.received > furthest else failures + 1
+                furthest = max(furthest, reply.received)
         except ServerUnavailable as error:
             trouble, floor, failures = error.message, error.retry_after, failures + 1
-        else:
-            failures += reply.status not in _EXPIRED
         generation = None  # By now its URL may have expired.
         if renewals > 1 or failures == DOWNLOAD_ATTEMPTS:
             raise DownloadFailed(trouble)
@@ -192,10 +204,19 @@ def _url_of(generation: Generation) -> str:
     return generation.url
 
 
+def refusal(status: int) -> str:
+    return f"the storage refused the download (HTTP {status})"
+
+
+def _is_refusal(reply: Reply) -> bool:
+    """Whether only another URL can help: this one has expired, or the file is not there, or somewhere else."""
+    return reply.status not in _PASSING and reply.status < _SERVER_ERROR
+
+
 def _trouble_of(reply: Reply, size: int | None) -> str:
     """Why a fetch brought no whole file; empty where it did."""
     if reply.status != _OK:
-        return reply.trouble or f"the storage refused the download (HTTP {reply.status})"
+        return reply.trouble or refusal(reply.status)
     if reply.trouble:
         return reply.trouble
     return "" if size in (None, reply.received) else f"{reply.received} bytes came instead of {size}"

@@ -8,20 +8,18 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import httpx
 
 from genstatus_server.client import rules
 from genstatus_server.client.answers import Generation, Update
-from genstatus_server.client.part_file import PartFile, Progress
+from genstatus_server.client.part_file import Output, PartFile, Progress, StreamOutput
 from genstatus_server.client.question import (
     CHUNK,
-    CONNECT_SECONDS,
-    DOWNLOAD_HEADERS,
     LARGEST_ANSWER,
-    STALL_SECONDS,
     Target,
+    fetch_request,
     http_options,
     no_reply,
 )
@@ -44,20 +42,22 @@ class GenerationClient:
         """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
         return self._follow(rules.check(timeout), submission_id, file_type)
 
-    def wait_for_generation(
+    def wait_for_generation(  # noqa: PLR0913 - the options by name
         self,
         submission_id: int,
         file_type: str,
         *,
         timeout: float | None = None,
         hold: float = rules.HOLD,
+        ask_first: bool = False,
         on_update: Callable[[Update], object] = lambda _: None,
     ) -> Generation:
         """The answer once it is settled: finished, failed or invalid. `hold`: seconds that one request is held.
 
+        `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
-        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout)
+        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return self._follow(steps, submission_id, file_type)
 
     def download(  # noqa: PLR0913 - the options by name
@@ -80,6 +80,22 @@ class GenerationClient:
             self._follow(steps, submission_id, file_type, part)
             return part.keep()
 
+    def download_to(  # noqa: PLR0913 - the options by name
+        self,
+        submission_id: int,
+        file_type: str,
+        stream: BinaryIO,
+        *,
+        generation: Generation | None = None,
+        timeout: float | None = None,
+        on_progress: Progress = lambda _received, _total: None,
+    ) -> int:
+        """`download` to a stream, which has a part of the file where this raises; gives the number of bytes."""
+        steps = rules.download(self._chances, generation, timeout=timeout)
+        output = StreamOutput(stream, on_progress)
+        self._follow(steps, submission_id, file_type, output)
+        return output.received
+
     def close(self) -> None:
         self._http.close()
 
@@ -91,7 +107,7 @@ class GenerationClient:
     ) -> None:
         self.close()
 
-    def _follow(self, steps: Steps, submission_id: int, file_type: str, part: PartFile | None = None) -> Generation:
+    def _follow(self, steps: Steps, submission_id: int, file_type: str, output: Output | None = None) -> Generation:
         """Do each step, until there is a result."""
         try:
             step = next(steps)
@@ -100,8 +116,8 @@ class GenerationClient:
                 match step:
                     case Ask():
                         reply = self._ask(submission_id, file_type, step)
-                    case Fetch() if part is not None:
-                        reply = self._fetch(step, part)
+                    case Fetch() if output is not None:
+                        reply = self._fetch(step, output)
                     case Sleep():
                         time.sleep(step.seconds)
                 step = steps.send(reply)
@@ -123,19 +139,16 @@ class GenerationClient:
         except httpx.RequestError as error:
             return no_reply(error)
 
-    def _fetch(self, step: Fetch, part: PartFile) -> Reply:
+    def _fetch(self, step: Fetch, output: Output) -> Reply:
         ends = time.monotonic() + step.limit
-        stall = min(STALL_SECONDS, step.limit)
-        timeout = httpx.Timeout(stall, connect=min(stall, CONNECT_SECONDS))
         try:
-            with self._http.stream("GET", step.url, headers=DOWNLOAD_HEADERS, timeout=timeout) as response:
-                if response.status_code != httpx.codes.OK:
-                    return Reply(response.status_code)
-                part.begin(step.size)
+            with self._http.stream(**fetch_request(step, output)) as response:
+                if why := output.accept(response.status_code, response.headers, step.size):
+                    return Reply(response.status_code, trouble=why)
                 for chunk in response.iter_raw(CHUNK):
-                    part.write(chunk)
+                    output.write(chunk)
                     if time.monotonic() > ends:
-                        return Reply(trouble="the time is over")
-                return Reply(response.status_code, received=part.received)
+                        return Reply(trouble="the time is over", received=output.received)
+                return Reply(httpx.codes.OK, received=output.received)
         except httpx.RequestError as error:
-            return no_reply(error)
+            return no_reply(error, output.received)

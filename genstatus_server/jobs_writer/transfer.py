@@ -151,7 +151,7 @@ class _Transfer:
         wait([cleared], STOP_SECONDS)
         error = cleared.exception() if cleared.done() else TimeoutError()
         if error is not None:
-            _log.warning("parts of an upload to %s were not cleared away: %s", self._place, type(error).__name__)
+            _log.warning("parts of an upload to %s were not cleared away: %s", self._place["Key"], type(error).__name__)
 
     def _clear_away(self) -> None:
         wait(self._started)  # A part that arrives after the end of its upload would stay.

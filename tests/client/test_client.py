@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import io
 import json
 import logging
 import subprocess
@@ -180,6 +181,23 @@ async def test_a_download_that_is_cut_is_begun_anew(
         path = await client.download(1, "D1", tmp_path / "D1.csv", timeout=60)
     assert path.read_bytes() == CONTENT
     assert network.requests == 4
+    cut_off, refused, again = network.heads[1:]
+    assert "range:" not in cut_off.lower()
+    assert "\r\nrange: bytes=" in refused.lower()
+    assert "\r\nif-range: " in again.lower()
+    assert network.answer_length < len(CONTENT)
+
+
+async def test_a_stream_gets_the_file_once(
+    front: type[Front], server: Server, finished: None, network: BadNetwork
+) -> None:
+    network.worsen([Fault(cut=200_000)])
+    stream = io.BytesIO()
+    async with front(server.base_url, "owner") as client:
+        client.inner._chances = Chances(client.inner._chances.clock, lambda: 0.0)
+        assert await client.download_to(1, "D1", stream, timeout=60) == len(CONTENT)
+    assert stream.getvalue() == CONTENT
+    assert network.requests == 2
 
 
 async def test_a_file_of_another_size_is_not_taken(
@@ -291,4 +309,4 @@ def test_the_client_needs_nothing_of_the_server() -> None:
 
 def test_serve_does_not_need_the_client() -> None:
     without = "import sys; sys.modules.update(httpx=None, rich=None)"
-    assert "tornado" in modules_after(f"{without}; import genstatus_server.cli")
+    assert "tornado" in modules_after(f"{without}; import genstatus_server.cli, genstatus_server.server.run")

@@ -1,6 +1,8 @@
 """The client's rules as tables: a clock and a luck of the test's own, and no server."""
 
+import io
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,7 +25,7 @@ from genstatus_server.client import (
     WaitTimedOut,
     rules,
 )
-from genstatus_server.client.part_file import PartFile
+from genstatus_server.client.part_file import PartFile, StreamOutput
 from genstatus_server.client.question import Target
 from genstatus_server.client.rules import Ask, Chances, Fetch, Reply, Sleep, Step, Steps
 
@@ -255,6 +257,13 @@ def test_updates_tell_what_happens() -> None:
     assert script.updates[-1].generation is failed
 
 
+def test_the_first_question_may_be_without_a_hold() -> None:
+    script = Script([SHED, DEADLINE, answer("finished")])
+    script.wait(ask_first=True)
+    assert script.steps == [Ask(0.0, 10.0), Sleep(1.0), Ask(25.0, 35.0), Sleep(1.0), Ask(25.0, 35.0)]
+    assert script.updates[1].generation is not None
+
+
 def test_a_check_asks_once() -> None:
     script = Script([DEADLINE])
     assert script.run(rules.check(10.0)).status is Status.WAITING
@@ -299,7 +308,11 @@ def test_a_known_answer_saves_the_question() -> None:
         ([Reply(403), answer("finished"), Reply(403)], "HTTP 403", 2),
         ([NO_REPLY, answer("finished")] * 5, "refused", 5),
         ([Reply(200, received=2), answer("finished")] * 5, "2 bytes came instead of 3", 5),
-        ([Reply(404), answer("finished")] * 5, "HTTP 404", 5),
+        ([Reply(301), answer("finished")] * 2, "HTTP 301", 2),
+        ([Reply(307), answer("finished")] * 2, "HTTP 307", 2),
+        ([Reply(404), answer("finished")] * 2, "HTTP 404", 2),
+        ([Reply(503), answer("finished")] * 5, "HTTP 503", 5),
+        ([Reply(trouble="cut", received=2), answer("finished")] * 6, "cut", 5),
         ([Reply(403), answer("waiting")], "its generation is waiting", 1),
     ],
 )
@@ -343,9 +356,9 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     told: list[tuple[int, int | None]] = []
     part = PartFile(path, lambda *sizes: told.append(sizes))
-    part.begin(3)
+    assert not part.accept(200, {}, 3)
     part.write(b"xyz!")
-    part.begin(3)
+    assert not part.accept(200, {}, 3)
     part.write(b"new")
     assert path.read_bytes() == b"old"
     assert part.keep() == path
@@ -355,9 +368,83 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_download_that_gets_further_is_not_given_up() -> None:
+    replies = [reply for count in range(1, 9) for reply in (Reply(trouble="cut", received=count), answer("finished"))]
+    script = Script([*replies, FETCHED])
+    script.download(generation=GENERATION)
+    assert script.fetched == 9
+
+
+TAG = {"etag": '"a"'}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "why", "content"),
+    [
+        (206, TAG | {"content-range": "bytes 3-5/6"}, "", b"abcdef"),
+        (200, TAG | {"content-range": "bytes 3-5/6"}, "", b"abcdef"),
+        (200, {"etag": '"b"'}, "", b"def"),
+        (206, {"etag": '"b"', "content-range": "bytes 3-5/6"}, "other bytes", None),
+        (206, TAG | {"content-range": "bytes 2-5/6"}, "other bytes", None),
+        (416, {}, "HTTP 416", None),
+        (403, {}, "HTTP 403", None),
+    ],
+)
+def test_a_download_goes_on_with_the_same_file_only(
+    tmp_path: Path, status: int, headers: dict[str, str], why: str, content: bytes | None
+) -> None:
+    part = PartFile(tmp_path / "D1.csv")
+    assert not part.range_headers()
+    part.accept(200, TAG, 6)
+    part.write(b"abc")
+    assert part.range_headers() == {"Range": "bytes=3-", "If-Range": '"a"'}
+    assert why in part.accept(status, headers, 6)
+    if content is not None:
+        part.write(b"def")
+        assert part.keep().read_bytes() == content
+    else:
+        assert bool(part.range_headers()) is (status == 403)
+    part.close()
+
+
+@pytest.mark.parametrize("headers", [{}, {"etag": 'W/"a"'}])
+def test_a_file_without_a_strong_tag_is_begun_anew(tmp_path: Path, headers: dict[str, str]) -> None:
+    part = PartFile(tmp_path / "D1.csv")
+    part.accept(200, headers, 6)
+    part.write(b"abc")
+    assert not part.range_headers()
+    part.close()
+
+
+def test_what_a_stream_has_is_not_written_twice() -> None:
+    stream = io.BytesIO()
+    output = StreamOutput(stream, lambda *_: None)
+    for chunks in ((b"ab", b"c"), (b"a", b"bcd"), (b"abcdef",)):
+        assert not output.accept(200, TAG, 6)
+        for chunk in chunks:
+            output.write(chunk)
+    assert stream.getvalue() == b"abcdef"
+    with pytest.raises(DownloadFailed, match="same file"):
+        output.accept(200, {"etag": '"b"'}, 6)
+
+
+def test_paths_that_would_be_replaced_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "D1.csv")
+    os.mkfifo(tmp_path / "pipe")
+    for name in (".", "link", "pipe", "/dev/null"):
+        with pytest.raises(OSError, match=r"directory|link|ordinary"):
+            PartFile(tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+    part = PartFile(tmp_path / ("x" * 255))
+    assert part.keep().name == "x" * 255
+
+
 def test_a_file_that_is_not_kept_leaves_nothing(tmp_path: Path) -> None:
     part = PartFile(tmp_path / "D1.csv", lambda *_: None)
-    part.begin(None)
+    assert not part.accept(200, {}, None)
     part.write(b"half")
     part.close()
     assert list(tmp_path.iterdir()) == []

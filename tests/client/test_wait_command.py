@@ -40,6 +40,11 @@ def files(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
+async def held(server: Server) -> None:
+    """Wait until the command's request is held."""
+    await until(server.services.waiters.sleeping, seconds=SECONDS, what="held")
+
+
 class Waiting:
     """The running command."""
 
@@ -120,7 +125,7 @@ async def test_it_waits_and_prints_the_url(server: Server, world: World, s3: S3)
     await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
     await world.put_job()
     async with genstatus_wait(server.base_url) as waiting:
-        await server.held()
+        await held(server)
         await world.finish(size=len(CONTENT))
         status, out, err = await waiting.ended()
     assert status == 0
@@ -169,7 +174,7 @@ async def test_refusals(server: Server, world: World, token: str, submission: st
     async with genstatus_wait(server.base_url, token=token, submission=submission) as waiting:
         ended, out, err = await waiting.ended()
     assert (ended, out) == (status, "")
-    assert err.splitlines() == [f"D1 of submission {submission}: {line}" for line in ("waiting", said)]
+    assert err.splitlines() == [f"D1 of submission {submission}: {said}"]
 
 
 async def test_the_time_is_over(server: Server, world: World) -> None:
@@ -180,14 +185,30 @@ async def test_the_time_is_over(server: Server, world: World) -> None:
     assert err.splitlines()[-1].startswith("D1 of submission 1: no result within 1.5 seconds")
 
 
-async def test_what_cannot_be_written_is_told(server: Server, world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no/D1.csv", "No such file or directory"),
+        (".", "Is a directory"),
+        ("/dev/null", "no ordinary file"),
+        ("/proc/D1.csv", "No such file"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_wait(tmp_path: Path, name: str, said: str) -> None:
+    status, output = run_here("--download", str(tmp_path / name))
+    assert status == 1
+    assert said in output
+    assert "ConnectError" not in output
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+async def test_it_downloads_to_standard_output(server: Server, world: World, s3: S3, name: str) -> None:
+    await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
     await world.put_job()
-    await world.finish()
-    async with genstatus_wait(server.base_url, "--download", str(tmp_path / "no" / "D1.csv")) as waiting:
-        status, out, err = await waiting.ended()
-    assert (status, out) == (1, "")
-    assert "No such file or directory" in err
-    assert "Traceback" not in err
+    await world.finish(size=len(CONTENT))
+    async with genstatus_wait(server.base_url, "--download", name) as waiting:
+        status, out, _ = await waiting.ended()
+    assert (status, out.encode()) == (0, CONTENT)
 
 
 def run_here(*options: str, token: str | None = "owner", url: str = "http://127.0.0.1:1") -> tuple[int, str]:
@@ -256,7 +277,7 @@ async def test_without_its_extra_it_says_what_to_install() -> None:
 async def test_ctrl_c_ends_it(server: Server, world: World) -> None:
     await world.put_job()
     async with genstatus_wait(server.base_url) as waiting:
-        await server.held()
+        await held(server)
         waiting.process.send_signal(signal.SIGINT)
         status, out, err = await waiting.ended()
         await until(lambda: not len(server.services.waiters), what="the hold is freed")
@@ -290,7 +311,7 @@ async def test_a_person_types_the_token_unseen_and_sees_how_it_goes(
     async with genstatus_wait(server.base_url, *download, token=None, terminal=terminal.slave) as waiting:
         await until(lambda: "Session token: " in terminal.shown, seconds=SECONDS)
         terminal.type("owner\n")
-        await server.held()
+        await held(server)
         await until(lambda: "D1 of submission 1: waiting" in terminal.shown and "0:00:0" in terminal.shown)
         await world.finish(size=len(CONTENT))
         status, out, _ = await waiting.ended()
@@ -300,3 +321,15 @@ async def test_a_person_types_the_token_unseen_and_sees_how_it_goes(
     assert "owner" not in terminal.shown
     assert "D1 of submission 1: finished" in terminal.shown
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # The cursor is back.
+
+
+async def test_ctrl_c_leaves_no_spinner(server: Server, world: World, terminal: Terminal) -> None:
+    await world.put_job()
+    async with genstatus_wait(server.base_url, terminal=terminal.slave) as waiting:
+        await until(lambda: "D1 of submission 1: waiting" in terminal.shown, seconds=SECONDS)
+        waiting.process.send_signal(signal.SIGINT)
+        status, *_ = await waiting.ended()
+        await until(lambda: "interrupted" in terminal.shown, what=repr(terminal.shown))
+    assert status == 130
+    erased = terminal.shown.rpartition("\x1b[2K")[2]
+    assert "waiting" not in erased, repr(terminal.shown)

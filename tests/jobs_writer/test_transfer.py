@@ -273,31 +273,36 @@ def test_an_upload_whose_lease_is_lost_clears_away_its_parts(
 
 
 @pytest.fixture
-def hanging_s3() -> Iterator[str]:
+def hanging_s3() -> Iterator[socket.socket]:
     """Takes connections and requests, and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.settimeout(DEADLINE)
+        yield server
+
+
+def url_of(server: socket.socket) -> str:
+    return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_a_worker_ends_by_sigterm_while_s3_hangs(
-    hanging_s3: str, mongodb_uri: str, initialized: "Database[dict[str, Any]]"
+    hanging_s3: socket.socket, mongodb_uri: str, initialized: "Database[dict[str, Any]]"
 ) -> None:
     JobsWriter(initialized).request(1, "E")
-    command = [sys.executable, upload_programs.__file__, "terminated", hanging_s3, "reports"]
+    command = [sys.executable, upload_programs.__file__, "terminated", url_of(hanging_s3), "reports"]
     with subprocess.Popen([*command, mongodb_uri, initialized.name], env=os.environ | credentials()) as process:
-        jobs = initialized["jobs"]
-        wait_until(lambda: jobs.find_one({"upload.status": "running"}), "an upload begins")
-        process.send_signal(signal.SIGTERM)
         try:
-            process.wait(DEADLINE)
+            with hanging_s3.accept()[0] as connection:
+                assert connection.recv(1)
+                process.send_signal(signal.SIGTERM)
+                process.wait(DEADLINE)
         finally:
             process.kill()
-    found = jobs.find_one()
+    found = initialized["jobs"].find_one()
     assert found is not None
     assert (found["status"], found.get("upload")) == ("waiting", None)
 
 
-async def test_a_second_cancellation_ends_an_upload_at_once(hanging_s3: str, keys: None) -> None:
+async def test_a_second_cancellation_ends_an_upload_at_once(hanging_s3: socket.socket, keys: None) -> None:
     before = set(threading.enumerate())
     unseen: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
@@ -305,7 +310,7 @@ async def test_a_second_cancellation_ends_an_upload_at_once(hanging_s3: str, key
     def threads() -> set[threading.Thread]:
         return set(threading.enumerate()) - before
 
-    with closing(own_client(endpoint_url=hanging_s3, read_timeout=STOP_SECONDS + 2)) as client:
+    with closing(own_client(endpoint_url=url_of(hanging_s3), read_timeout=STOP_SECONDS + 2)) as client:
         file = checked_file("reports", "a")
         stopped = threading.Event()
 

@@ -32,6 +32,10 @@ class Front:
         path: Path = await self.call("download", *asked, **options)
         return path
 
+    async def download_to(self, *asked: Any, **options: Any) -> int:
+        size: int = await self.call("download_to", *asked, **options)
+        return size
+
     async def __aenter__(self) -> Self:
         return self
 
