@@ -17,7 +17,7 @@ NO_URL: Final = "#"
 _REMEMBERED: Final = 4096
 #: For the OpenAPI document.
 _DAY: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4})?$"
-_MOMENT: Final = r"^[0-9]{2}/[0-9]{2}/[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}$"
+_MOMENT: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9]{2}:[0-9]{2}:[0-9]{2}$"
 
 
 class GenerationStatusAnswer(Schema):

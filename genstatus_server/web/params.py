@@ -19,6 +19,8 @@ _WAIT_PREFERENCE: Final = re.compile(r'\s*wait\s*=\s*("?)([0-9]+)\1\s*(;.*)?', r
 
 _MISSING_FILE_TYPE: Final[dict[str, str | list[Any] | dict[Any, Any]]] = {"required": WRONG_FILE_TYPE}
 
+_NO_BRACKETS: Final = "Must be sent as file_type=D1,D2 or as file_type=D1&file_type=D2, without brackets."
+
 
 class _Query(Schema):
     """What both routes take."""
@@ -66,10 +68,7 @@ class GenerationStatusQuery(_Query):
 class GenerationStatusesQuery(_Query):
     """The query of `GET /v1/generation_statuses/`. Each value is the text that the caller sent."""
 
-    file_type = FileTypes(
-        required=True,
-        error_messages=_MISSING_FILE_TYPE,
-    )
+    file_type = FileTypes(required=True, error_messages=_MISSING_FILE_TYPE)
     wait = fields.String(
         validate=validate.OneOf(["all", "any"], error="Must be all or any"),
         metadata={
@@ -188,8 +187,13 @@ def _single_values(schema: Schema, query: Mapping[str, Sequence[bytes]]) -> tupl
     """The parameters as text, and the errors of those that are no single text."""
     single: dict[str, str] = {}
     errors: dict[str, list[str]] = {}
-    for name in schema.fields:
+    for name, field in schema.fields.items():
         values = query.get(name, ())
+        if isinstance(field, FileTypes):
+            values = [b",".join(values)] if values else ()
+            if any(other.startswith(f"{name}[") for other in query):  # As some HTTP libraries send a list.
+                errors[name] = [_NO_BRACKETS]
+                continue
         try:
             if values:
                 single[name] = values[0].decode("utf-8")

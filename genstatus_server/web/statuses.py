@@ -1,17 +1,14 @@
 """`GET /v1/generation_statuses/`: the status of several files of a submission, in one request and one hold."""
 
-import re
 from collections.abc import Sequence
-from typing import Final
 
 from genstatus_server.model.jobs import Job
 from genstatus_server.web.answers import encode_answer_about_several, entity_tag
 from genstatus_server.web.asked import Asked, Query
+from genstatus_server.web.entity_tags import opaque_tags
 from genstatus_server.web.held import HeldHandler
 from genstatus_server.web.look import IsSettled
 from genstatus_server.web.params import StatusesRequest, load_request_for_several
-
-_ENTITY_TAG: Final = re.compile(r'(?:W/)?("[^"]*")|\*')
 
 
 class GenerationStatusesHandler(HeldHandler):
@@ -26,7 +23,7 @@ class GenerationStatusesHandler(HeldHandler):
         if not asked.any_file:
             return lambda jobs: all(job.is_settled for job in jobs)
         if known:
-            return lambda jobs: _opaque(self._entity_tag(asked, jobs)) not in known
+            return lambda jobs: known.isdisjoint(opaque_tags([self._entity_tag(asked, jobs)]))
         return _first_leaves_waiting()
 
     def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
@@ -34,9 +31,8 @@ class GenerationStatusesHandler(HeldHandler):
         return encode_answer_about_several(asked.submission_id, asked.file_types, jobs, urls)
 
     def _known_entity_tags(self) -> frozenset[str]:
-        """Those in `If-None-Match`, without the mark of weakness: it plays no part in their comparison."""
-        header = ",".join(self.request.headers.get_list("If-None-Match"))
-        return frozenset(match[1] for match in _ENTITY_TAG.finditer(header) if match[1])
+        """Those in `If-None-Match`."""
+        return opaque_tags(self.request.headers.get_list("If-None-Match"))
 
     @staticmethod
     def _entity_tag(asked: Asked, jobs: Sequence[Job]) -> str:
@@ -53,7 +49,3 @@ def _first_leaves_waiting() -> IsSettled:
         return not waiting or any(jobs[place].is_settled for place in waiting)
 
     return is_settled
-
-
-def _opaque(entity_tag: str) -> str:
-    return entity_tag.removeprefix("W/")

@@ -18,7 +18,7 @@ STATUSES = "/v1/generation_statuses/"
 
 def ask(server: Server, token: str = "owner", headers: dict[str, str] | None = None, **query: object) -> Any:
     parameters = {"submission_id": 1, "file_type": "D1,D2", **query}
-    path = f"{STATUSES}?" + "&".join(f"{name}={value}" for name, value in parameters.items())
+    path = f"{STATUSES}?" + "&".join(f"{name}={value}" for name, value in parameters.items() if value is not None)
     return asyncio.ensure_future(server.fetch(path, headers={"X-Session-ID": token, **(headers or {})}))
 
 
@@ -52,7 +52,13 @@ async def test_one_file_may_be_asked_for_and_the_slash_left_out(server: Server) 
     assert "Retry-After" not in response.headers
 
 
+async def test_files_may_be_repeated_or_separated_by_commas_or_both(server: Server) -> None:
+    for query in ("F,D1,E", "F&file_type=D1&file_type=E", "F,D1&file_type=E"):
+        assert [file_type for file_type, _ in files(await ask(server, file_type=query))] == ["F", "D1", "E"]
+
+
 FILE_TYPE = "file_type: Must be either D1, D2, E or F"
+BRACKETS = "file_type: Must be sent as file_type=D1,D2 or as file_type=D1&file_type=D2, without brackets."
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,12 @@ FILE_TYPE = "file_type: Must be either D1, D2, E or F"
         ({"file_type": "D1,%20D2"}, 400, FILE_TYPE),
         ({"file_type": "D1,A"}, 400, FILE_TYPE),
         ({"file_type": "D1,D1"}, 400, "file_type: Must name each file only once."),
+        ({"file_type": "D1&file_type="}, 400, FILE_TYPE),
+        ({"file_type": "D1,E&file_type=D1"}, 400, "file_type: Must name each file only once."),
+        ({"file_type": "D1&file_type=%ff"}, 400, "file_type: Must be valid UTF-8."),
+        ({"file_type": None, "file_type[]": "D1"}, 400, BRACKETS),
+        ({"file_type": None, "file_type[0]": "D1"}, 400, BRACKETS),
+        ({"file_type": "E", "file_type%5B%5D": "D1"}, 400, BRACKETS),
         ({"wait": "true"}, 400, "wait: Must be all or any"),
         ({"wait": "all&wait=any"}, 400, "wait: Must be given only once."),
         ({"timeout": "0"}, 400, "timeout: Must be a number of seconds greater than 0."),

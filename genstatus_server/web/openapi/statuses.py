@@ -18,7 +18,7 @@ _REQUEST: Final[Object] = {
             "in": "query",
             "name": "file_type",
             "required": True,
-            "description": "The files that are asked for, each once, separated by commas.",
+            "description": "The files that are asked for, each once, separated by commas; or repeated; or both.",
             "style": "form",
             "explode": False,
             "schema": {
