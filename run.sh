@@ -219,6 +219,8 @@ run_tests() {
     show_pip_index
     choose_what_is_measured "$@"
     export UV_PYTHON_DOWNLOADS=never
+    # Once for each environment, rather than by all processes that tests start at the same time.
+    export UV_COMPILE_BYTECODE=1
     # Trust what the machine trusts, as pip does.
     export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
     if ((!$#)); then

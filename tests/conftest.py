@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import AsyncExitStack, closing
@@ -93,6 +94,9 @@ def forget_the_shell() -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):  # All that tests speak to is on this machine.
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
+    # Hundreds of processes are started: without bytecode each would compile all that it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ |= {
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
