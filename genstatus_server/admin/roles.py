@@ -16,8 +16,10 @@ _READ_AND_WRITE: Final = ("find", "insert", "update")
 #: What each role may do on which collections of the database. A change stream needs `find` on all of it.
 ROLES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "genstatus_serve": {_EVERY: ("changeStream", "find", "listCollections", "listIndexes")},
-    "genstatus_init": {_EVERY: ("collMod", "createCollection", "createIndex", "listCollections", "listIndexes")},
-    "genstatus_worker": {JOBS: (*_READ_AND_WRITE, "listIndexes"), COUNTERS: _READ_AND_WRITE},
+    "genstatus_init": {
+        _EVERY: ("collMod", "createCollection", "createIndex", "find", "listCollections", "listIndexes")
+    },
+    "genstatus_worker": {JOBS: (*_READ_AND_WRITE, "changeStream", "listIndexes"), COUNTERS: _READ_AND_WRITE},
     "genstatus_admin": {
         JOBS: ("find",),
         SUBMISSIONS: _READ_AND_WRITE,

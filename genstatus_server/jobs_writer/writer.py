@@ -165,6 +165,13 @@ class JobsWriter:
             elif (job := self._held(found, lease, began)) is not None:
                 return job
 
+    def warn_of_strays(self) -> None:
+        """Log that there are jobs of which no worker says that it can generate them."""
+        strays = {"status": "waiting", "file_type": {"$nin": list(FILE_TYPES)}}
+        stray = self._jobs.find_one(strays, ["_id"])
+        if stray is not None:
+            _log.error("no worker claims job %r, or others of a file type that does not exist", stray["_id"])
+
     @property
     def terms(self) -> Terms:
         return self._terms
@@ -254,6 +261,8 @@ class Claims:
             self._is_repeated = True
             self.idle.is_away = True
             return None
+        if not self._has_worked:
+            self._writer.warn_of_strays()
         self._has_worked, self._is_repeated = True, False
         if job is not None:
             self._lease = self._writer.terms.new_lease()

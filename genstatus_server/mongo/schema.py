@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import CollectionInvalid, PyMongoError
+from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
 from genstatus_server.jobs_writer.changes import COUNTERS, OLDEST_FIRST
 from genstatus_server.model.errors import StartupError
@@ -21,6 +21,8 @@ from genstatus_server.mongo.migration import Index, Kind, Shape, Step, steps
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
 
 _CONNECT_MS: Final = 5000
+_MOST_LISTED: Final = 20
+_UNAUTHORIZED: Final = 13
 
 _ID: Final = {"bsonType": ["int", "long", "double"], "minimum": 1, "multipleOf": 1}
 _COUNT: Final = {"bsonType": ["int", "long", "double"], "minimum": 0, "multipleOf": 1}
@@ -180,8 +182,26 @@ def initialize(uri: str, name: str, *, dry_run: bool = False) -> Iterator[str]:
                     if not dry_run:
                         _take(client[name], step)
                     yield f"{name}: {'would ' if dry_run else ''}{step.kind} {step.text}"
+                yield from (f"{name}: {line}" for line in _refused(client[name], collection))
     except PyMongoError as error:
         raise StartupError(f"init-db: {explain(error)}") from error
+
+
+def _refused(database: Database[dict[str, Any]], collection: str) -> Iterator[str]:
+    """A line where there are documents, older than the validator, that it would refuse."""
+    wanted = {"$nor": [{"$jsonSchema": VALIDATORS[collection]}]}
+    try:
+        found = [each["_id"] for each in database[collection].find(wanted, ["_id"], limit=_MOST_LISTED + 1)]
+    except OperationFailure as error:
+        if error.code != _UNAUTHORIZED:
+            raise
+        yield f"{collection}: not checked for documents that the validator refuses: this user may not read it"
+        return
+    if found:
+        # The id of a session that somebody wrote wrong may be its token.
+        listed, more = found[:_MOST_LISTED], " and more" if len(found) > _MOST_LISTED else ""
+        ids = "" if collection == SESSIONS else f", with _id {', '.join(map(repr, listed))}"
+        yield f"{collection}: the validator refuses {len(listed)} documents{ids}{more}; repair or remove them"
 
 
 def open_client(uri: str) -> MongoClient[dict[str, Any]]:
