@@ -151,7 +151,7 @@ async def record_holds(recorder: Recorder) -> None:
 
     async def drain() -> None:
         recorder.server.services.draining = True
-        recorder.server.services.waiters.close()
+        recorder.server.services.holds.drain()
 
     recorder.keep("draining", "The server is being stopped.", await recorder.while_held("owner", drain))
 

@@ -9,7 +9,7 @@ from pymongo.database import Database
 
 from genstatus_server.admin.database import Document, find_user, printable, with_database
 from genstatus_server.admin.output import duration, show_all, show_one, with_json
-from genstatus_server.model.access import hash_of
+from genstatus_server.model.access import hash_token
 from genstatus_server.mongo.queries import SESSIONS
 
 _TOKEN_BYTES: Final = 32
@@ -39,7 +39,7 @@ def create(database: Database[Document], user: str, ttl: int, *, as_json: bool) 
     """Create a login session of USER (id or email) and print its token, which nothing can show again."""
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     document = {
-        "_id": hash_of(token),
+        "_id": hash_token(token),
         "user_id": find_user(database, user)["_id"],
         "expires_at": datetime.now(UTC) + timedelta(seconds=ttl),
     }

@@ -21,7 +21,7 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
 
 from genstatus_server.demo.storage import Storage
-from genstatus_server.model.access import hash_of
+from genstatus_server.model.access import hash_token
 from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
 
@@ -133,7 +133,7 @@ def _login_sessions(tokens: DemoTokens) -> Iterator[Document]:
     expires_at = datetime.now(UTC) + _LOGIN_LIFETIME
     users = {tokens.owner: _OWNER, tokens.reader: _READER, tokens.admin: _ADMIN, tokens.stranger: _STRANGER}
     for token, user_id in users.items():
-        yield {"_id": hash_of(token), "user_id": user_id, "expires_at": expires_at}
+        yield {"_id": hash_token(token), "user_id": user_id, "expires_at": expires_at}
 
 
 def _jobs() -> Iterator[Document]:

@@ -1,155 +1,95 @@
-"""The hold: look, wait, look again, until the jobs are settled or there is no more waiting.
+"""The hold: check, wait, check again, until the jobs are settled or something ends the wait.
 
-The loop is around a look and never around an event: a change only says "look again".
+A change only ever means "check again". Pure asyncio: what is checked and signed is the caller's.
 """
 
 import asyncio
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from genstatus_server.hold.registry import Waiter, Wake
-from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
-from genstatus_server.model.jobs import Job
+from genstatus_server.hold.registry import Hold, HoldResult
 
 #: The largest part of a hold's length that is taken off it, so that holds begun together do not end together.
 JITTER: Final = 1 / 16
-#: Seconds that the last look, at the end of a hold, may take.
-LAST_LOOK_SECONDS: Final = 0.15
+#: Seconds that the last check, at the end of a hold, may take, and the signature behind it.
+LAST_CHECK_SECONDS: Final = 0.15
+LAST_SIGNATURE_SECONDS: Final = 0.06
 
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 4.0
 
 
-class WaitResult(StrEnum):
-    """Why a request that asked to wait was answered."""
+class Checked(Protocol):
+    """What a check has found. Nobody may be told after the loop's time `expires` without another check.
 
-    SETTLED = "settled"
-    DEADLINE = "deadline"
-    DRAINING = "draining"
-    SHED = "shed"
-    #: The caller may not (or no longer) know, or MongoDB could not be read at all.
-    ERROR = "error"
-    #: The client went away; nobody is answered.
-    GONE = "gone"
-
-
-@dataclass(slots=True)
-class Look:
-    """What one look found, and whether it settles the request.
-
-    The login session that it was allowed by ends at the loop's time `expires`. `retry` is when to look again because
-    this look failed and only repeats what an earlier one had found.
+    `is_confirmed` is False where a later check could not be made, and so its access may have ended.
     """
 
-    jobs: tuple[Job, ...]
-    is_settled: bool
-    expires: float
-    retry: float = math.inf
-
     @property
-    def look_again(self) -> float:
-        """The loop's time at which to look again even if nothing changes."""
-        return min(self.expires, self.retry)
+    def is_settled(self) -> bool: ...
+    @property
+    def is_confirmed(self) -> bool: ...
+    @property
+    def expires(self) -> float: ...
+    def unconfirmed(self) -> Self: ...
 
 
-class Looks(Protocol):
-    """How a hold looks."""
-
-    def at_once(self) -> Look | None:
-        """What is seen, where that is known without waiting; else None."""
-
-    async def __call__(self, until: float) -> Look:
-        """What is seen, by the loop's time `until`.
-
-        Raises `ServiceUnavailable` where it cannot be seen by then, and what it likes when access is lost.
-        """
+C = TypeVar("C", bound=Checked)
+#: One for each file, None where there is nothing to sign.
+Urls = Sequence[str | None]
 
 
-class Hold:
-    """One held request: look, sleep, look again, until something ends it.
+class Outcome(NamedTuple, Generic[C]):
+    """How a hold ended: the last check, the URLs for it (None where the client is gone), and why it ended."""
 
-    `waiter` was registered before, so that no change after the first look is missed.
+    checked: C
+    urls: Urls | None
+    result: HoldResult
+
+
+class Checker(Protocol[C]):
+    """What is held for. Both are told the loop's time by which they have to be done."""
+
+    async def check(self, deadline: float) -> C: ...
+    async def sign(self, checked: C, deadline: float) -> Urls: ...
+
+
+async def hold_until_settled(
+    hold: Hold[Any], checker: Checker[C], *, deadline: float, first_deadline: float, retry_on: type[Exception]
+) -> Outcome[C]:
+    """Hold until a check finds something settled, until `deadline`, or until `hold` is ended.
+
+    The first check has to be done by `first_deadline`. Whatever the checker raises ends the hold, except `retry_on` out
+    of a later check: then the hold checks again by itself.
     """
-
-    __slots__ = ("_look", "_pause", "_seen", "deadline", "waiter")
-
-    def __init__(self, look: Looks, waiter: Waiter, deadline: float) -> None:
-        self._look = look
-        self.deadline = deadline
-        self._pause = _FIRST_PAUSE
-        self._seen: Look | None = None
-        self.waiter = waiter
-
-    @property
-    def seen(self) -> Look:
-        """What the last look saw."""
-        assert self._seen is not None  # noqa: S101 - it has looked at least once.
-        return self._seen
-
-    async def begin(self, until: float) -> WaitResult | None:
-        """The first look, done by the loop's time `until`: its errors are the caller's. Returns as `go_on` does."""
-        self._seen = await self._look(until)
-        return await self._look_until_quiet(None)
-
-    async def go_on(self) -> WaitResult | None:
-        """Look once more, and again where something changes meanwhile. What ends the hold; None to sleep on."""
-        return await self._look_until_quiet(await self._look_again())
-
-    def settles_at_once(self) -> bool:
-        """Look without waiting for anything; whether it is over by that, and there is no need to go on.
-
-        Where it is not, nothing has been seen.
-        """
-        seen = None if self.waiter.is_ended else self._look.at_once()
-        if seen is None or not seen.is_settled:
-            return False
-        self._seen = seen
-        return True
-
-    def sleep(self, wake_up: Callable[[], object]) -> None:
-        """Have `wake_up` called once there is a reason to go on."""
-        self.waiter.sleep(min(self.deadline, self.seen.look_again), wake_up)
-
-    async def _look_until_quiet(self, result: WaitResult | None) -> WaitResult | None:
-        # A change that comes during a look may have undone what it saw: a new generation, a login that ended.
-        while result is None and self.waiter.is_woken:
-            result = await self._look_again()
-        is_settled = result is not WaitResult.GONE and self.seen.is_settled
-        return WaitResult.SETTLED if is_settled else result
-
-    async def _look_again(self) -> WaitResult | None:
-        result = _result(self.waiter.begin_look(), self.deadline)
-        if result is WaitResult.GONE:
-            return result
-        loop, expires = asyncio.get_running_loop(), self.seen.expires
-        ends = min(loop.time(), self.deadline) if result else self.deadline
+    loop, pause, retry_at = asyncio.get_running_loop(), _FIRST_PAUSE, math.inf
+    checked = await checker.check(first_deadline)
+    while True:
+        ended = hold.ended or (HoldResult.DEADLINE if loop.time() >= deadline else None)
+        if ended is HoldResult.GONE:
+            return Outcome(checked, None, ended)
+        if ended or (checked.is_settled and not hold.woken):
+            urls = await checker.sign(checked, max(loop.time(), deadline) + LAST_SIGNATURE_SECONDS)
+            has_changed = hold.woken and checked.is_confirmed  # What was signed, or who may have it.
+            if not has_changed or (ended and not checked.is_settled and not any(urls)):
+                return Outcome(checked, urls, ended if ended and not checked.is_settled else HoldResult.SETTLED)
+        else:
+            await hold.wait(min(deadline, checked.expires, retry_at))
+        is_last = hold.ended or loop.time() >= deadline
+        hold.woken = False  # From here on, a change is a reason for another check.
         try:
-            self._seen = await self._look(ends + LAST_LOOK_SECONDS)
-            self._pause = _FIRST_PAUSE
-        except ServiceUnavailable:
-            # A MongoDB that has gone away meanwhile does not end a hold.
-            if loop.time() >= expires:
-                raise LoginRequired from None
-            # Nobody will say again what the last wake said, so this hold looks again by itself.
-            retry = loop.time() + random.uniform(0.5, 1) * self._pause
-            self._seen = replace(self.seen, is_settled=False, retry=retry)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return result
+            ends = min(loop.time(), deadline) if is_last else deadline
+            checked = await checker.check(ends + LAST_CHECK_SECONDS)
+            pause, retry_at = _FIRST_PAUSE, math.inf
+        except retry_on:
+            checked = checked.unconfirmed()
+            # Nobody will say again what the last wake said.
+            retry_at = loop.time() + random.uniform(0.5, 1) * pause
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def deadline_of(arrived: float, timeout: float) -> float:
     """When a hold of `timeout` seconds ends that began at `arrived`: earlier by a random part, never later."""
     return arrived + timeout * (1 - random.uniform(0, JITTER))
-
-
-def _result(wake: Wake, deadline: float) -> WaitResult | None:
-    """What this wake ends the hold with; None where it goes on."""
-    if wake is Wake.LEFT:
-        return WaitResult.GONE
-    if wake is Wake.CLOSED:
-        return WaitResult.DRAINING
-    return WaitResult.DEADLINE if asyncio.get_running_loop().time() >= deadline else None

@@ -1,21 +1,104 @@
-"""Who asks (token -> login session -> user) and whether they may see a submission. Pure.
+"""Login sessions, users and submissions: what their documents mean, and who may view what. Pure.
 
-Asked before anything about a job is read or said, and again before an answer leaves a hold. Documents come through a
-`Find`, so that the rules are the same for what is remembered and for what was read this moment.
+Parsing is as strict as possible: whatever is missing or of a wrong type grants nothing.
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Protocol
 
-from genstatus_server.model.documents import User
 from genstatus_server.model.errors import AccessDenied, LoginRequired, NoSuchSubmission
-from genstatus_server.mongo.queries import SESSIONS, SUBMISSIONS, USERS, Find
+from genstatus_server.model.jobs import Job, whole_number
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class LoginSession:
+    """A user's login. `expires_at` is aware."""
+
+    user_id: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user, and the codes of the agencies that they belong to."""
+
+    user_id: int
+    website_admin: bool
+    cgac_codes: frozenset[str]
+    frec_codes: frozenset[str]
+
+    def may_view(self, submission: "Submission") -> bool:
+        """Whether this user owns `submission`, is an admin, or belongs to its agency."""
+        return (
+            submission.user_id == self.user_id
+            or self.website_admin
+            or submission.cgac_code in self.cgac_codes
+            or submission.frec_code in self.frec_codes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The owner of a submission and its agency."""
+
+    user_id: int | None
+    cgac_code: str | None
+    frec_code: str | None
+
+
+def login_session_from_document(document: Mapping[str, Any] | None) -> LoginSession | None:
+    """The login session in `document`; None where there is none, or none that can be used."""
+    if document is None:
+        return None
+    user_id, expires_at = whole_number(document.get("user_id")), document.get("expires_at")
+    if user_id is None or not isinstance(expires_at, datetime):
+        return None
+    return LoginSession(user_id, expires_at)
+
+
+def user_from_document(document: Mapping[str, Any] | None) -> User | None:
+    """The user in `document`; None where there is none."""
+    user_id = whole_number(document.get("_id")) if document else None
+    if document is None or user_id is None:
+        return None
+    affiliations = document.get("affiliations")
+    known = [each for each in affiliations if isinstance(each, Mapping)] if isinstance(affiliations, list) else []
+    return User(
+        user_id=user_id,
+        website_admin=document.get("website_admin") is True,
+        cgac_codes=_codes(each.get("cgac_code") for each in known),
+        frec_codes=_codes(each.get("frec_code") for each in known),
+    )
+
+
+def submission_from_document(document: Mapping[str, Any] | None) -> Submission | None:
+    """The submission in `document`; None where there is none."""
+    if document is None:
+        return None
+    (cgac_code,), (frec_code,) = (_codes([document.get(name)]) or {None} for name in ("cgac_code", "frec_code"))
+    return Submission(whole_number(document.get("user_id")), cgac_code, frec_code)
+
+
+def _codes(values: Iterable[object]) -> frozenset[str]:
+    # A null, empty or missing code is no code: it must not match another one.
+    return frozenset(value for value in values if type(value) is str and value)
+
+
+class Lookup(Protocol):
+    """Documents as of one time. A document that does not exist is None, and for a job `NO_JOB`."""
+
+    def session(self, token_hash: str) -> LoginSession | None: ...
+    def user(self, user_id: int) -> User | None: ...
+    def submission(self, submission_id: int) -> Submission | None: ...
+    def job(self, submission_id: int, file_type: str) -> Job: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Login:
-    """A caller who is logged in, until `expires_at`. `token_hash` is what the login session is known by."""
+    """A caller who is logged in until `expires_at`. `token_hash` is the `_id` of the login session."""
 
     token_hash: str
     user: User
@@ -26,30 +109,30 @@ class Login:
         return (self.expires_at - datetime.now(UTC)).total_seconds()
 
 
-def hash_of(session_token: str) -> str:
-    """What a login session is known by; the token is as its header came: bytes decoded as Latin-1.
+def hash_token(session_token: str) -> str:
+    """The `_id` of the login session of `session_token`: the SHA-256 of its bytes, in lower-case hex.
 
-    Raises `LoginRequired` where there is no token.
+    The token is text as HTTP headers have it: bytes decoded as Latin-1. Raises `LoginRequired` where it is empty.
     """
     if not session_token:
         raise LoginRequired
     return hashlib.sha256(session_token.encode("latin-1")).hexdigest()
 
 
-def log_in(find: Find, token_hash: str) -> Login:
-    """The caller whose token has this hash. Raises `LoginRequired`."""
-    login_session = find(SESSIONS, token_hash)
-    if login_session is None or login_session.expires_at <= datetime.now(UTC):
+def log_in(lookup: Lookup, token_hash: str) -> Login:
+    """The caller whose login session this is. Raises `LoginRequired`."""
+    session = lookup.session(token_hash)
+    if session is None or session.expires_at <= datetime.now(UTC):
         raise LoginRequired
-    user = find(USERS, login_session.user_id)
+    user = lookup.user(session.user_id)
     if user is None:
         raise LoginRequired
-    return Login(token_hash, user, login_session.expires_at)
+    return Login(token_hash, user, session.expires_at)
 
 
-def check_access(find: Find, user: User, submission_id: int) -> None:
-    """Whether `user` may see the submission. Raises `NoSuchSubmission` or `AccessDenied`."""
-    submission = find(SUBMISSIONS, submission_id)
+def check_access(lookup: Lookup, user: User, submission_id: int) -> None:
+    """Raise `NoSuchSubmission` or `AccessDenied` unless `user` may view the submission."""
+    submission = lookup.submission(submission_id)
     if submission is None:
         raise NoSuchSubmission
     if not user.may_view(submission):

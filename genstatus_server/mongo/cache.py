@@ -1,110 +1,315 @@
-"""Documents that were read once and are kept while the change stream proves them fresh. Pure."""
+"""The cached documents: read once and advanced by the change stream, the cache is a prefix of the oplog."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Final, Generic, TypeVar, cast
+import sys
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final, Protocol
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
+from cachetools import LRUCache
 
-#: Stands for a document of which nothing is known; None is one that is known not to exist.
-UNKNOWN: Final = object()
+from genstatus_server.model.access import LoginSession, Submission, User
+from genstatus_server.model.jobs import FILE_TYPES, Job, whole_number
+from genstatus_server.mongo.events import (
+    DOCUMENT_OPERATIONS,
+    ClusterTime,
+    Event,
+    apply_update,
+    changes_key,
+    cluster_time,
+    key_of,
+)
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import (
+    FIELDS,
+    JOBS,
+    SESSIONS,
+    SUBMISSIONS,
+    USERS,
+    Document,
+    Key,
+    document_id,
+    job_key,
+    own_fields,
+    parse,
+)
 
 
-class Remembered(Generic[K, V]):
-    """What the documents of one collection were, by key.
+class Holds(Protocol):
+    """Who waits for documents."""
 
-    `document_id` tells a document's `_id` where that is not the key, and `is_kept` says which are kept at all.
-    `on_difference` is told a key when a read gives something else than was kept, and when a key falls out of the `size`
-    last used: whoever waits for it should look again, because no change need come that says so.
+    def keys(self) -> Collection[Key]:
+        """Every key that somebody waits for."""
+
+    def wake(self, keys: Iterable[Key] | None) -> None:
+        """The documents of `keys` have changed, or may have; None: all of them."""
+
+
+class Lookup:
+    """Documents that were read or cached together; all that the answer to one request depends on."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[Key, Any]) -> None:
+        self._values = values
+
+    def session(self, token_hash: str) -> LoginSession | None:
+        session: LoginSession | None = self._values[SESSIONS, token_hash]
+        return session
+
+    def user(self, user_id: int) -> User | None:
+        user: User | None = self._values.get((USERS, user_id))
+        return user
+
+    def submission(self, submission_id: int) -> Submission | None:
+        submission: Submission | None = self._values[SUBMISSIONS, submission_id]
+        return submission
+
+    def job(self, submission_id: int, file_type: str) -> Job:
+        job: Job = self._values[JOBS, (submission_id, file_type)]
+        return job
+
+
+class _Entry:
+    """A document, None where there is none, what it means, and the time of the read that brought it."""
+
+    __slots__ = ("document", "read_at", "value")
+
+    def __init__(self, document: Document | None, value: Any, read_at: ClusterTime) -> None:
+        self.document = document
+        self.value = value
+        self.read_at = read_at
+
+
+class _Entries(LRUCache[Any, _Entry]):
+    """The entries of one collection. An entry that is pushed out by others is passed to `on_evict`."""
+
+    def __init__(self, size: int, on_evict: Callable[[Any, _Entry], None]) -> None:
+        super().__init__(size)
+        self._on_evict = on_evict
+
+    def popitem(self) -> tuple[Any, _Entry]:
+        key, entry = super().popitem()
+        self._on_evict(key, entry)
+        return key, entry
+
+
+class Read:
+    """A read under way, and the times of the newest events that came meanwhile."""
+
+    def __init__(self) -> None:
+        self._events: dict[Hashable, ClusterTime] = {}
+
+    def note(self, concerned: Iterable[Hashable], time: ClusterTime) -> None:
+        """An event of `time` concerns these keys, or these `_id`s of jobs; None: anything."""
+        self._events.update(dict.fromkeys(concerned, time))
+
+    def is_behind(self, key: Key, job_id: Hashable, read_at: ClusterTime) -> bool:
+        """Whether an event that may concern `key` is later than the read. The change stream does not tell it again."""
+        return any(self._events.get(each, 0) > read_at for each in (None, key, job_id))
+
+
+class DocumentCache:
+    """The documents in use. `size` bounds the documents of each collection; it must exceed what is held.
+
+    `holds` are woken, too, for a document that a read found to differ from what is cached, and for one that is pushed
+    out: no event needs to come that says so.
     """
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        on_difference: Callable[[K], None],
-        is_kept: Callable[[V], bool] = lambda _: True,
-        document_id: Callable[[V], Hashable] = lambda _: None,
-    ) -> None:
-        self._size = size
-        self._on_difference = on_difference
-        self._is_kept = is_kept
-        self._document_id = document_id
-        #: In the order of their last use.
-        self._values: OrderedDict[K, V] = OrderedDict()
-        self._key_by_document_id: dict[Hashable, K] = {}
-        self._told: set[K] = set()
-        #: How often `get` was spared a read, and how often not.
-        self.hits = 0
-        self.misses = 0
+    def __init__(self, size: int, freshness: Freshness, holds: Holds) -> None:
+        self._freshness = freshness
+        self._holds = holds
+        self._entries: Final[Mapping[str, _Entries]] = {
+            collection: _Entries(size, partial(self._evicted, collection)) for collection in FIELDS
+        }
+        #: The keys of cached jobs by their `_id`: most events of jobs name nothing else.
+        self._job_keys: dict[Any, Key] = {}
+        self._reads: set[Read] = set()
+        self._hits = dict.fromkeys(FIELDS, 0)
+        self._misses = dict.fromkeys(FIELDS, 0)
 
-    def get(self, key: K, *, is_fresh: bool = True) -> V | object:
-        """What is kept for `key`; `UNKNOWN` where it has to be read, as all have to be that are not `is_fresh`."""
-        value = self._values.get(key, UNKNOWN) if is_fresh else UNKNOWN
-        if value is UNKNOWN:
-            self.misses += 1
-        else:
-            self._values.move_to_end(key)
-            self.hits += 1
-        return value
+    def lookup(self, keys: Collection[Key]) -> Lookup | None:
+        """The documents of `keys`, and the user of a session among them; None where the cache cannot answer.
 
-    def put(self, key: K, value: V, *, is_told: bool = False) -> None:
-        """Keep `value`, just read, or told by the change stream, for `key`."""
-        known = self._discard(key)
-        if self._is_kept(value):
-            if len(self._values) >= self._size:
-                self._put_out(next(iter(self._values)))
-            self._values[key] = value
-            if is_told:
-                self._told.add(key)
-            self._note_document_id(key, value)
-        if known is not UNKNOWN and known != value:
-            self._on_difference(key)
+        It answers only while it is current, and only where no job is newer than what the access depends on: a job that
+        was read ahead of the change stream may have been settled after access was revoked.
+        """
+        if not self._freshness.is_current():
+            self._misses[next(iter(keys))[0]] += 1
+            return None
+        position = self._freshness.position
+        values: dict[Key, Any] = {}
+        newest_job, oldest_access = position, sys.maxsize
+        pending = list(keys)
+        while pending:
+            key = pending.pop()
+            entry = self._entries[key[0]].get(key[1])
+            if entry is None:
+                self._misses[key[0]] += 1
+                return None
+            self._hits[key[0]] += 1
+            values[key] = entry.value
+            if key[0] == JOBS:
+                newest_job = max(newest_job, entry.read_at)
+            else:
+                oldest_access = min(oldest_access, max(entry.read_at, position))
+            if key[0] == SESSIONS:
+                pending.append((USERS, entry.value.user_id))
+        return Lookup(values) if newest_job <= oldest_access else None
 
-    def knows(self, key: K) -> bool:
-        """Whether anything is kept for `key`, trusted or not."""
-        return key in self._values
+    @contextmanager
+    def reading(self) -> Iterator[Read]:
+        """A read that is under way during the block."""
+        read = Read()
+        self._reads.add(read)
+        try:
+            yield read
+        finally:
+            self._reads.discard(read)
 
-    def is_told(self, key: K, value: V) -> bool:
-        """Whether `value` is what is kept for `key`, and was told by the change stream."""
-        return key in self._told and self._values.get(key) is value
-
-    def peek(self, key: K) -> V | None:
-        """What is kept for `key`, trusted or not."""
-        return self._values.get(key)
-
-    def key_of(self, document_id: Hashable) -> K | None:
-        """The key under which the document with this `_id` is kept; None where it is not."""
-        return self._key_by_document_id.get(document_id)
-
-    def drop(self, key: K) -> V | None:
-        """`key` has changed. What was kept of it until now, None where nothing was."""
-        known = self._discard(key)
-        return None if known is UNKNOWN else cast("V", known)
-
-    def drop_all(self) -> None:
-        """Anything may have changed."""
-        self._values.clear()
-        self._told.clear()
-        self._key_by_document_id.clear()
-
-    def _note_document_id(self, key: K, value: V) -> None:
-        document_id = self._document_id(value)
-        if document_id is None:
+    def put(self, read: Read, key: Key, document: Document | None, value: Any, read_at: ClusterTime) -> None:
+        """Cache what `read`, which is of the time `read_at`, has brought for `key`."""
+        entries, identifier = self._entries[key[0]], key[1]
+        entry = entries.get(identifier)
+        if entry is not None and entry.document == document:
             return
-        before = self._key_by_document_id.get(document_id)
+        job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
+        if read.is_behind(key, ("_id", job_id), read_at):
+            self._holds.wake((key,))  # Whoever waits for it reads again.
+            return
+        if entry is not None:
+            self._holds.wake((key,))
+            if entry.read_at > read_at:
+                return
+            self.invalidate(key)
+        if not _can_be_cached(key, document, value):
+            return
+        if job_id is not None:
+            self._move_job(job_id, key)
+        entries[identifier] = _Entry(document, value, read_at)
+
+    def apply(self, event: Event) -> Iterable[Key] | None:
+        """Advance the cache by `event`. Returns the keys that it concerns; None: it may concern all."""
+        time, keys = cluster_time(event["clusterTime"]), self._keys_of(event)
+        if self._reads:
+            job_id = document_id(event.get("documentKey", {}).get("_id"))
+            for read in self._reads:
+                read.note((None,) if keys is None else (*keys, ("_id", job_id)), time)
+        if keys is None:
+            self.clear()
+            return None
+        return [key for key in keys if self._advance(key, event, time)]
+
+    def invalidate(self, key: Key) -> None:
+        """Drop the document of `key`: whoever needs it reads it again."""
+        entry = self._entries[key[0]].pop(key[1], None)
+        if entry is not None:
+            self._forget_job(key, entry)
+
+    def clear(self) -> None:
+        """Drop all: events may have been missed."""
+        for entries in self._entries.values():
+            # Not `LRUCache.clear`, which pops one by one and would tell of each.
+            for key in tuple(entries):
+                del entries[key]
+        self._job_keys.clear()
+
+    def documents(self, keys: Iterable[Key]) -> dict[Key, Document | None]:
+        """The cached documents among `keys`, trusted or not."""
+        found = {key: self._entries[key[0]].get(key[1]) for key in keys}
+        return {key: entry.document for key, entry in found.items() if entry is not None}
+
+    def jobs(self, keys: Iterable[Key]) -> list[Job]:
+        """The cached jobs among `keys`, trusted or not."""
+        found = (self._entries[JOBS].get(key[1]) for key in keys if key[0] == JOBS)
+        return [entry.value for entry in found if entry is not None]
+
+    def hits_and_misses(self) -> Iterable[tuple[str, int, int]]:
+        """How many documents of each collection were wanted and cached, and how many were not."""
+        return [(collection, self._hits[collection], self._misses[collection]) for collection in FIELDS]
+
+    def _keys_of(self, event: Event) -> Collection[Key] | None:
+        if event["operationType"] not in DOCUMENT_OPERATIONS:
+            return None
+        if event["ns"]["coll"] != JOBS:
+            key = key_of(event)
+            return () if key is None else (key,)
+        identifier = document_id(event["documentKey"].get("_id"))
+        before = self._job_keys.get(identifier)
+        if changes_key(event):
+            return self._keys_of_move(event, before)
+        if event["operationType"] in ("insert", "replace"):
+            after = key_of(event)
+            # What a query finds by such a job, an array for instance, cannot be told.
+            return None if after is None else {after, before or after}
+        # A job that is not cached may be the one that is being read.
+        return (before,) if before is not None else ()
+
+    def _keys_of_move(self, event: Event, before: Key | None) -> Collection[Key] | None:
+        """The keys of a job that moves. It may have been read under a key that is not known here."""
+        updated = event["updateDescription"].get("updatedFields") or {}
+        submission_id = before[1][0] if before else None
+        if "submission_id" in updated:
+            submission_id = whole_number(updated["submission_id"])
+        if submission_id is None:
+            return None
+        after = {(JOBS, (submission_id, file_type)) for file_type in FILE_TYPES}
+        return after if before is None else {before, *after}
+
+    def _advance(self, key: Key, event: Event, time: ClusterTime) -> bool:
+        """Apply `event` to the document of `key`. Whether whoever waits for it has to check again."""
+        entry = self._entries[key[0]].get(key[1])
+        if entry is None:
+            return True
+        if time <= entry.read_at:
+            return False  # It is part of what was read.
+        document = _document_after(key, entry.document, event)
+        if document is not None and document == entry.document:
+            return False
+        value = parse(key, document)
+        if document is None or not _can_be_cached(key, document, value):
+            self.invalidate(key)
+            return True
+        if entry.document is None and key[0] == JOBS:
+            self._move_job(document_id(document["_id"]), key)
+        entry.document, entry.value = document, value
+        return True
+
+    def _move_job(self, job_id: Hashable, key: Key) -> None:
+        """The job with this `_id` has `key`. Where it had another, nothing need say what is there now."""
+        before = self._job_keys.get(job_id)
         if before is not None and before != key:
-            self._put_out(before)  # It has moved here. The change that says so need not name where it was.
-        self._key_by_document_id[document_id] = key
+            self.invalidate(before)
+            self._holds.wake((before,))
+        self._job_keys[job_id] = key
 
-    def _put_out(self, key: K) -> None:
-        self._discard(key)
-        self._on_difference(key)
+    def _forget_job(self, key: Key, entry: _Entry) -> None:
+        if key[0] == JOBS and entry.document is not None:
+            self._job_keys.pop(document_id(entry.document["_id"]), None)
 
-    def _discard(self, key: K) -> object:
-        value = self._values.pop(key, UNKNOWN)
-        self._told.discard(key)
-        if value is not UNKNOWN:
-            self._key_by_document_id.pop(self._document_id(cast("V", value)), None)
-        return value
+    def _evicted(self, collection: str, identifier: Any, entry: _Entry) -> None:
+        self._forget_job((collection, identifier), entry)
+        self._holds.wake(((collection, identifier),))
+
+
+def _can_be_cached(key: Key, document: Document | None, value: Any) -> bool:
+    if key[0] == SESSIONS:
+        return value is not None  # Anybody can make up any number of tokens.
+    # Events name a job by its `_id` alone.
+    return key[0] != JOBS or document is None or document_id(document["_id"]) is not None
+
+
+def _document_after(key: Key, document: Document | None, event: Event) -> Document | None:
+    """`document` after `event`; None where that is not certain: without the unique index, a key may have two jobs."""
+    if document is not None and document_id(document["_id"]) != document_id(event["documentKey"].get("_id")):
+        return None
+    if event["operationType"] == "delete":
+        return None
+    after: Document | None
+    if event["operationType"] != "update":
+        after = own_fields(key[0], event["fullDocument"])
+    elif document is None:
+        return None
+    else:
+        after = apply_update(key[0], document, event)
+    return after if key[0] != JOBS or job_key(after) == key else None

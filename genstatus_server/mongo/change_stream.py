@@ -1,7 +1,7 @@
-"""Follows one change stream for ever, and tells the store what to forget and the holds when to look again.
+"""Follows one change stream for ever: advances the cache, and wakes the holds of whatever has changed.
 
-Three functions, one inside the other: `follow` never ends, `_session` is one opened stream, `_read_changes` is one
-cursor. A change is only ever a reason to look again; what is true is read from MongoDB.
+Three functions, one inside the other: `follow` never ends, `_follow_stream` is one opened stream, `_apply` is one
+batch of events.
 """
 
 import asyncio
@@ -9,28 +9,28 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from bson.errors import BSONError
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
-from genstatus_server.hold.registry import JobWaiters
 from genstatus_server.model.errors import ServiceUnavailable
-from genstatus_server.mongo import client as mongodb
-from genstatus_server.mongo.queries import CHANGES
-from genstatus_server.mongo.store import Store
+from genstatus_server.mongo.cache import Holds
+from genstatus_server.mongo.client import Batch, ChangeStream, Connection
+from genstatus_server.mongo.documents import UNAUTHORIZED, Documents
+from genstatus_server.mongo.events import cluster_time
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE, FIELDS, Key
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
 
-if TYPE_CHECKING:
-    from bson.timestamp import Timestamp
-
-#: Seconds for which what is remembered is trusted after the stream was last heard: two heartbeats.
-TRUSTED_SECONDS: Final = 2.0
-#: Seconds between two looks at all held jobs, where MongoDB has no change streams.
+#: Seconds between two reads of everything held, where MongoDB has no change streams.
 POLLING_SECONDS: Final = 1.0
 #: The longest pause in seconds between two attempts to open the stream.
 LONGEST_PAUSE: Final = 2.0
+#: Attempts to go on behind a resume token; without success everything held is read again instead.
+TOKEN_ATTEMPTS: Final = 2
+#: Seconds between two checks whether a collection has become a view.
+VIEW_CHECK_SECONDS: Final = 30.0
 
 _FIRST_PAUSE: Final = 0.1
 #: Seconds for which the stream must have stood for its end to be a new fault, and not the old one again.
@@ -38,7 +38,7 @@ _STEADY_SECONDS: Final = 5.0
 _NO_REPLICA_SET: Final = 40573
 
 
-class Watching(StrEnum):
+class StreamState(StrEnum):
     """How changes are found."""
 
     LIVE = "live"
@@ -46,136 +46,170 @@ class Watching(StrEnum):
     DOWN = "down"
 
 
-class JobWatcher:
-    """The follower of one database. `watching` says how it finds changes at the moment."""
+class ViewFound(Exception):
+    """A collection is a view, which sends no events."""
 
-    def __init__(self, database: mongodb.Database, store: Store, waiters: JobWaiters, metrics: Metrics) -> None:
-        self._database = database
-        self._store = store
-        self._waiters = waiters
+
+class ChangeStreamFollower:
+    """The follower of one database: it advances the cached `documents`, and wakes `holds`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        documents: Documents,
+        freshness: Freshness,
+        holds: Holds,
+        metrics: Metrics,
+    ) -> None:
+        self._connection = connection
+        self._documents = documents
+        self._freshness = freshness
         self._metrics = metrics
+        self._holds = holds
         self._resume_token: Mapping[str, Any] | None = None
-        self._heard_at = float("-inf")
-        self._catches_up_at: Timestamp | None = None
+        self._token_attempts = 0
         self._failures = 0
         self._opened_at = float("inf")
         self._opened_before = False
         self._said_unsupported = False
-        self.watching = Watching.DOWN
+        self.state = StreamState.DOWN
+        #: The collections that are views, and so keep the server from being ready.
+        self.views: list[str] = []
         #: Set once MongoDB has been reached for the first time.
         self.reached = asyncio.Event()
 
-    def is_fresh(self) -> bool:
-        """Whether the stream proves that nothing remembered is outdated: it was heard lately and is not behind."""
-        is_heard = asyncio.get_running_loop().time() - self._heard_at < TRUSTED_SECONDS
-        return is_heard and self._catches_up_at is None and self.watching is Watching.LIVE
-
     async def follow(self) -> None:
-        """Follow the stream until cancelled, through whatever happens to MongoDB."""
+        """Follow the stream until cancelled, whatever happens to MongoDB, and whatever goes wrong in here."""
         while True:
+            pause = LONGEST_PAUSE
             try:
-                await self._session()
-            except (PyMongoError, BSONError, ServiceUnavailable) as error:
-                await self._recover(error)
-            except Exception as error:  # noqa: BLE001 - no defect of ours may end the only source of wake-ups.
+                pause = await self._follow_until_failure()
+            except Exception:  # noqa: BLE001 - nothing but the shutdown may end the only source of wake-ups.
                 log.exception("change_stream_defect")
-                await self._recover(error)
+            await asyncio.sleep(pause)
 
-    async def _session(self) -> None:
-        async with mongodb.open_change_stream(self._database, CHANGES, self._resume_token) as stream:
-            self._catches_up_at = await mongodb.cluster_time(self._database)
+    async def _follow_until_failure(self) -> float:
+        """Follow one stream. Returns the seconds until the next attempt."""
+        error: Exception | None = None
+        try:
+            await self._follow_stream()
+        except Exception as failure:  # noqa: BLE001 - as above
+            error = failure
+        self._freshness.stop()
+        if isinstance(error, OperationFailure) and error.code == _NO_REPLICA_SET:
+            return await self._poll()
+        return await self._recover(error)
+
+    async def _follow_stream(self) -> None:
+        if self._resume_token is not None:
+            self._token_attempts += 1
+        await self._check_views()
+        asked_at = _now()
+        after = await self._connection.snapshot_time() if self._resume_token is None else 0
+        stream = self._connection.open_change_stream(
+            CHANGE_STREAM_PIPELINE, resume_token=self._resume_token, after=after
+        )
+        async with stream as opened:
             if self._resume_token is None:
-                self._store.forget_all()
-            # The stream stands, but nothing of it has been read: what this finds can only be dropped by it later.
-            await self._store.read_again(self._waiters.keys())
-            self._is_open()
-            self._resume_token = stream.resume_token
-            await self._read_changes(stream)
+                # Nothing is awaited between the two: what is cached is dropped before it could be trusted again.
+                self._freshness.start(after, asked_at)
+                await self._documents.read_again(self._holds.keys(), restart=True)
+            self._set_open()
+            await self._apply_batches(opened)
 
-    async def _read_changes(self, stream: mongodb.ChangeStream) -> None:
+    async def _apply_batches(self, stream: ChangeStream) -> None:
+        views_checked_at = _now()
         while stream.alive:
-            changes = await stream.next_changes()
-            for change in changes:
-                self._tell(change)
-                self._time(change)
-            await self._heard(changes[-1] if changes else None)
-            # Behind all that was told: what fails on the way here is told once more by the stream that follows.
-            self._resume_token = stream.resume_token
-            # Those who were woken answer first: the driver's thread would take the interpreter from them.
+            self._apply(await stream.next_batch())
+            # Behind all that was applied: what fails on the way here is told once more by the stream that follows.
+            self._resume_token, self._token_attempts = stream.resume_token, 0
+            if _now() - views_checked_at > VIEW_CHECK_SECONDS:
+                views_checked_at = _now()
+                await self._check_views()
+            # Whoever was woken answers first: the driver's thread would take the interpreter from them.
             await asyncio.sleep(0)
 
-    def _tell(self, change: Mapping[str, Any]) -> None:
-        keys = self._store.forget(change)
-        if keys is None:
-            self._waiters.wake_all()
-        else:
-            for key in keys:
-                self._waiters.wake(key)
+    def _apply(self, batch: Batch) -> None:
+        concerned: set[Key] | None = set()
+        for event in batch.events:
+            keys = self._documents.cache.apply(event)
+            concerned = None if keys is None or concerned is None else concerned.union(keys)
+        newest = cluster_time(batch.events[-1]["clusterTime"]) if batch.events else None
+        if newest is not None or batch.has_caught_up:
+            self._freshness.advance(newest, batch.asked_at, batch.answered)
+        if concerned is None or concerned:
+            self._holds.wake(concerned)
+        for event in batch.events:
+            self._observe_lag(event)
 
-    def _time(self, change: Mapping[str, Any]) -> None:
-        happened = change.get("wallTime")  # The cluster time counts in whole seconds.
+    def _observe_lag(self, event: Mapping[str, Any]) -> None:
+        happened = event.get("wallTime")  # The cluster time counts in whole seconds.
         if isinstance(happened, datetime):
             self._metrics.change_stream_lag.observe(max(0, (datetime.now(UTC) - happened).total_seconds()))
 
-    async def _heard(self, newest: Mapping[str, Any] | None) -> None:
-        silent = asyncio.get_running_loop().time() - self._heard_at
-        if silent > TRUSTED_SECONDS and self._catches_up_at is None:
-            # The driver may have resumed the stream by itself, and then it is behind by the time that this took.
-            log.warning("change_stream_late", silent_seconds=round(silent, 2))
-            self._catches_up_at = await mongodb.cluster_time(self._database)
-        if self._catches_up_at is not None and (newest is None or newest["clusterTime"] >= self._catches_up_at):
-            self._catches_up_at = None
-        self._heard_at = asyncio.get_running_loop().time()  # Last: until here nothing remembered was to be trusted.
+    async def _check_views(self) -> None:
+        self.views = await self._connection.views_among(list(FIELDS))
+        if self.views:
+            raise ViewFound(f"must be collections, but are views: {', '.join(self.views)}")
 
-    def _is_open(self) -> None:
+    def _set_open(self) -> None:
         log.info("change_stream_open", resumed=self._resume_token is not None)
         if self._opened_before:
             self._metrics.change_stream_reopens.inc()
         self._opened_before = True
-        self._heard_at = self._opened_at = asyncio.get_running_loop().time()
-        self._set_watching(Watching.LIVE)
+        self._opened_at = _now()
+        self._set_state(StreamState.LIVE)
 
-    async def _recover(self, error: Exception) -> None:
-        """After a failure: say so, look at everything held all the same, and pause."""
-        if isinstance(error, OperationFailure) and error.code == _NO_REPLICA_SET:
-            await self._poll()
-            return
-        self._set_watching(Watching.DOWN)
-        if not isinstance(error, ConnectionFailure | ServiceUnavailable):
-            self._resume_token = None  # Whatever it was about: a lost token costs one look at everything held.
+    async def _recover(self, error: Exception | None) -> float:
+        """After the end of a stream: log it, and read everything held all the same."""
+        self._set_state(StreamState.DOWN)
+        if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+            self._connection.renew()
+        elif error is not None and not isinstance(error, ConnectionFailure | ServiceUnavailable | ViewFound):
+            self._resume_token = None  # Whatever it is about: behind the token it would happen again.
+        if self._token_attempts >= TOKEN_ATTEMPTS:
+            self._resume_token = None
+        if self._resume_token is None:
+            self._token_attempts = 0
         pause = self._next_pause()
-        log.warning("change_stream_down", cause=log.cause(error), next_attempt_seconds=round(pause, 2))
-        await self._look_at_everything_held()
-        await asyncio.sleep(pause)
+        cause = log.cause(error) if error else "the stream has ended"
+        if error is not None and not isinstance(error, PyMongoError | ServiceUnavailable | ViewFound):
+            log.warning("change_stream_defect", cause=cause, exc_info=error)
+        log.warning("change_stream_down", cause=cause, next_attempt_seconds=round(pause, 2))
+        await self._read_everything_held()
+        return pause
 
     def _next_pause(self) -> float:
         """Longer each time, up to a limit; short again only after the stream has stood for a while."""
-        if asyncio.get_running_loop().time() - self._opened_at >= _STEADY_SECONDS:
+        if _now() - self._opened_at >= _STEADY_SECONDS:
             self._failures = 0
         self._opened_at = float("inf")
         longest: float = min(LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures)
         self._failures = min(self._failures + 1, 10)
         return random.uniform(0.5, 1) * longest
 
-    async def _poll(self) -> None:
+    async def _poll(self) -> float:
         if not self._said_unsupported:
             self._said_unsupported = True
             log.warning("change_stream_unsupported", hint="MongoDB is no replica set: held jobs are read every second")
         self._resume_token = None
-        self._set_watching(Watching.POLLING)
-        if not await self._look_at_everything_held():
-            self._set_watching(Watching.DOWN)
-        await asyncio.sleep(POLLING_SECONDS)
+        is_read = await self._read_everything_held()
+        self._set_state(StreamState.POLLING if is_read else StreamState.DOWN)
+        return POLLING_SECONDS
 
-    async def _look_at_everything_held(self) -> bool:
+    async def _read_everything_held(self) -> bool:
         try:
-            await self._store.read_again(self._waiters.keys())
+            await self._documents.read_again(self._holds.keys())
         except ServiceUnavailable:
             return False
         return True
 
-    def _set_watching(self, watching: Watching) -> None:
-        self.watching = watching
-        if watching is not Watching.DOWN:
+    def _set_state(self, state: StreamState) -> None:
+        self.state = state
+        if state is not StreamState.DOWN:
             self.reached.set()
-        self._metrics.change_stream_up.set(watching is Watching.LIVE)
+        self._metrics.change_stream_up.set(state is StreamState.LIVE)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

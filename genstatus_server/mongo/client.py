@@ -1,14 +1,16 @@
 """All that this project asks of the MongoDB driver. No other module of the server imports Motor.
 
-Moving to PyMongo's own async API means changing this module: the clients, how a change stream is entered and how a
-cursor is drained. The two drivers agree on everything else that `reader` and `watcher` use.
+Moving to PyMongo's own async API means changing this module: the client, how a change stream is entered, and how a
+batch of its events is taken. Both drivers agree on everything else.
 """
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 # A blocked read occupies a thread of Motor's until it times out, and the change stream needs one at any time. The
 # number is read when Motor is imported; its default, 5 per core, stalls everything while MongoDB is away.
@@ -16,11 +18,12 @@ os.environ.setdefault("MOTOR_MAX_WORKERS", "32")
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
-from motor.frameworks.asyncio import run_on_executor
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
-from pymongo import ReadPreference
+from pymongo import ReadPreference, monitoring
+from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
+from genstatus_server.mongo.events import ClusterTime, Event, cluster_time
 from genstatus_server.mongo.migration import Shape
 
 if TYPE_CHECKING:
@@ -36,17 +39,20 @@ SERVER_SELECTION_MS: Final = 2000
 STREAM_SELECTION_MS: Final = 1000
 #: Milliseconds that one read may take in all.
 READ_MS: Final = 2500
-#: Documents that come in one answer of MongoDB's; its own default is 101.
-_BATCH: Final = 10_000
-#: The field that tells which collection a document was found in.
-_SOURCE: Final = "_found_in"
 #: Milliseconds after which an idle change stream answers all the same: the heartbeat.
-HEARTBEAT_MS: Final = 1000
+HEARTBEAT_MS: Final = 700
 #: Milliseconds without any byte on the change stream's connection that mean it is dead. More than a heartbeat.
 SILENCE_MS: Final = 3000
+#: Seconds for which the connections of a client that was replaced stay open: reads may be under way on them.
+_REPLACED_SECONDS: Final = 5.0
+#: Documents that come in one reply of MongoDB's; its own default is 101.
+_BATCH_SIZE: Final = 10_000
+#: What a MongoDB that is no replica set says to a snapshot read and to a change stream.
+_NO_REPLICA_SET: Final = frozenset({123, 40573, 20})
+_NO_TIME: Final = Timestamp(0, 0)
 
 # Whatever lies in a document must be readable: an invalid string is decoded with replacement characters, a date
-# beyond Python's range becomes a DatetimeMS. Either is then judged by `jobs`, and neither can stop the change stream.
+# beyond Python's range becomes a DatetimeMS. Either is then judged by `model`, and neither can stop the change stream.
 CODEC: Final[CodecOptions[Document]] = CodecOptions(
     tz_aware=True,
     unicode_decode_error_handler="replace",
@@ -54,39 +60,37 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
 )
 
 
-@asynccontextmanager
-async def open_database(uri: str, name: str, *, streaming: bool = False) -> AsyncIterator[Database]:
-    """The database `name` through a client of its own; no I/O happens until it is used.
+class Reply(NamedTuple):
+    """The documents of one read, and the time that they are of: exact, and the same for all collections.
 
-    Reads go to the primary and see what a majority has: what the change stream has told, a read sees too.
-    `streaming` makes a client for the change stream, whose reads may idle but whose connection may not be silent.
+    It is 0 where MongoDB has no snapshots to read (a standalone). `is_complete`: nothing was left over.
     """
-    # Who follows the stream tries again by itself, and looks at what is held in between: a driver's retry delays that.
-    stream: dict[str, Any] = {"socketTimeoutMS": SILENCE_MS, "retryReads": False}
-    limits = stream if streaming else {"timeoutMS": READ_MS}
-    client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
-        uri,
-        serverSelectionTimeoutMS=STREAM_SELECTION_MS if streaming else SERVER_SELECTION_MS,
-        connectTimeoutMS=SERVER_SELECTION_MS,
-        appname="genstatus_server",
-        **limits,
-    )
-    try:
-        yield client.get_database(
-            name,
-            codec_options=CODEC,
-            read_preference=ReadPreference.PRIMARY,
-            read_concern=ReadConcern("majority"),
-        )
-    finally:
-        client.close()
+
+    documents: Sequence[Document]
+    time: ClusterTime
+    is_complete: bool
+
+
+class Batch(NamedTuple):
+    """The events of one answer of the change stream, in order; none after a heartbeat.
+
+    `asked_at` is when the answer was asked for (the loop's time, in seconds), `answered` MongoDB's newest time when it
+    came. `has_caught_up`: there were no further events when it was asked for.
+    """
+
+    events: Sequence[Event]
+    asked_at: float
+    answered: ClusterTime
+    has_caught_up: bool
 
 
 class ChangeStream:
-    """An open change stream. `resume_token` is its place behind all changes that were given out."""
+    """An open change stream. `resume_token` is its place behind all events that were given out."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, monitor: "_StreamMonitor", thread: ThreadPoolExecutor) -> None:
         self._stream = stream
+        self._monitor = monitor
+        self._thread = thread
 
     @property
     def alive(self) -> bool:
@@ -99,61 +103,164 @@ class ChangeStream:
         token: Mapping[str, Any] | None = self._stream.resume_token
         return token
 
-    async def next_changes(self) -> Sequence[Document]:
-        """The changes that have come, at once and all; none after a heartbeat without one."""
+    async def next_batch(self) -> Batch:
+        """The events that have come, at once and all."""
         loop = asyncio.get_running_loop()
-        changes: Sequence[Document] = await run_on_executor(loop, _take_all, self._stream.delegate)  # type: ignore[no-untyped-call]  # Motor's frameworks are.
-        return changes
+        return await loop.run_in_executor(self._thread, _take_batch, self._stream.delegate, self._monitor)
 
 
-@asynccontextmanager
-async def open_change_stream(
-    database: Database, pipeline: Sequence[Mapping[str, Any]], resume_token: Mapping[str, Any] | None
-) -> AsyncIterator[ChangeStream]:
-    """A change stream on `database` that stands on MongoDB when the block begins.
+class Connection:
+    """A client, and the database of that name. No I/O happens until it is used.
 
-    It goes on behind `resume_token`; without one it begins where a read of this moment ends. MongoDB's own beginning is
-    the primary's last write, which a majority, and so a read, may not have yet: right after an election that would
-    leave a gap of seconds.
+    `for_stream` makes one for the change stream: its reads may idle, but its connection may not be silent. It has
+    limits of its own, whatever the URI says.
     """
-    # `start_after` for every token: unlike `resume_after` it also goes on behind an invalidate.
-    start: dict[str, Any] = {"start_after": resume_token}
-    if resume_token is None:
-        start = {"start_at_operation_time": await majority_time(database)}
-    async with database.watch(
-        list(pipeline), full_document="updateLookup", max_await_time_ms=HEARTBEAT_MS, **start
-    ) as stream:
-        yield ChangeStream(stream)
+
+    def __init__(self, uri: str, name: str, *, for_stream: bool = False) -> None:
+        self._uri = uri
+        self._name = name
+        self._for_stream = for_stream
+        self._replaced: set[AsyncIOMotorClient[Document]] = set()
+        self._renewed_at = float("-inf")
+        self._monitor = _StreamMonitor()
+        self._client = self._open()
+
+    @property
+    def database(self) -> Database:
+        """Reads go to the primary and see what a majority has: a read sees whatever the change stream has told."""
+        return self._client.get_database(
+            self._name,
+            codec_options=CODEC,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("majority"),
+        )
+
+    def renew(self) -> None:
+        """Replace all connections, at most once a second: MongoDB has logged them out.
+
+        It does that when their user is dropped, and a user that is made again does not log them in.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._renewed_at < 1:
+            return
+        self._renewed_at = loop.time()
+        replaced, self._client = self._client, self._open()
+        self._replaced.add(replaced)
+        loop.call_later(_REPLACED_SECONDS, self._close, replaced)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in (*self._replaced, self._client):
+            self._close(client)
+
+    async def ping(self) -> None:
+        """Ask MongoDB for a sign of life. Raises `PyMongoError`."""
+        await self.database.command("ping")
+
+    async def snapshot_read(self, collection: str, pipeline: Sequence[Mapping[str, Any]]) -> Reply:
+        """What `pipeline` finds, in one round trip. Raises `PyMongoError` and `BSONError`."""
+        command = {"aggregate": collection, "pipeline": list(pipeline), "cursor": {"batchSize": _BATCH_SIZE}}
+        database = self.database
+        try:
+            reply = await database.command(command | {"readConcern": {"level": "snapshot"}}, codec_options=CODEC)
+        except OperationFailure as error:
+            if error.code not in _NO_REPLICA_SET:
+                raise
+            reply = await database.command(command, codec_options=CODEC)
+        cursor = reply["cursor"]
+        return Reply(cursor["firstBatch"], cluster_time(cursor.get("atClusterTime", _NO_TIME)), not cursor["id"])
+
+    async def snapshot_time(self) -> ClusterTime:
+        """The time of what a read sees now; 0 on a standalone. Raises `PyMongoError`."""
+        return (await self.snapshot_read("jobs", [{"$match": {"_id": None}}])).time
+
+    async def views_among(self, collections: Sequence[str]) -> list[str]:
+        """Those of `collections` that are views: a view sends no events. Raises `PyMongoError`."""
+        cursor = await self.database.list_collections(filter={"type": "view", "name": {"$in": list(collections)}})
+        return [each["name"] async for each in cursor]
+
+    @asynccontextmanager
+    async def open_change_stream(
+        self, pipeline: Sequence[Mapping[str, Any]], *, resume_token: Mapping[str, Any] | None, after: ClusterTime
+    ) -> AsyncIterator[ChangeStream]:
+        """A change stream on the database that stands on MongoDB when the block begins.
+
+        It goes on behind `resume_token`; without one it begins behind the time `after`. Raises `PyMongoError`.
+        """
+        # `start_after` for every token: unlike `resume_after` it also goes on behind an invalidate.
+        start: dict[str, Any] = {"start_after": resume_token}
+        if resume_token is None:
+            # A start time is inclusive, and the event at `after` may be one that no stream can deliver.
+            start = {"start_at_operation_time": Timestamp(after >> 32, (after & 0xFFFFFFFF) + 1)}
+        # A thread of its own: those of the loop's executor may all be busy, with name look-ups for instance.
+        thread = ThreadPoolExecutor(1, "change stream")
+        try:
+            async with self.database.watch(list(pipeline), max_await_time_ms=HEARTBEAT_MS, **start) as stream:
+                yield ChangeStream(stream, self._monitor, thread)
+        finally:
+            thread.shutdown(wait=False)
+
+    def _close(self, client: AsyncIOMotorClient[Document]) -> None:
+        self._replaced.discard(client)
+        client.close()
+
+    def _open(self) -> AsyncIOMotorClient[Document]:
+        # Whoever follows the stream tries again by itself, and checks what is held in between: a driver's retry only
+        # delays that. 0 is no limit for an operation as a whole.
+        stream = {"socketTimeoutMS": SILENCE_MS, "retryReads": False, "timeoutMS": None}
+        limits: dict[str, Any] = stream if self._for_stream else {"timeoutMS": READ_MS}
+        return AsyncIOMotorClient(
+            self._uri,
+            serverSelectionTimeoutMS=STREAM_SELECTION_MS if self._for_stream else SERVER_SELECTION_MS,
+            connectTimeoutMS=SERVER_SELECTION_MS,
+            appname="genstatus_server",
+            event_listeners=[self._monitor] if self._for_stream else [],
+            **limits,
+        )
 
 
-def _take_all(stream: "pymongo.change_stream.ChangeStream[Document]") -> list[Document]:
-    """What one `getMore` brings. In one go: a turn of a thread for each of a thousand changes takes seconds."""
-    changes: list[Document] = []
-    change = stream.try_next()
-    while change is not None:
-        changes.append(change)
-        # The driver asks the same to know whether it stands at a batch's end; it has no public way to ask.
-        change = stream.try_next() if stream._cursor._has_next() else None  # noqa: SLF001
-    return changes
+class _StreamMonitor(monitoring.CommandListener):
+    """Sees the answers of the change stream's server as they come: how many events, asked for when, as of when.
+
+    The driver gives events out one by one. A turn of a thread for each of a thousand would take seconds, and it does
+    not say which of them is the last one that has come.
+    """
+
+    def __init__(self) -> None:
+        self.unread = 0
+        self.asked_at = 0.0
+        self.answered: ClusterTime = 0
+        self.is_more = False
+        self._started_at = 0.0
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:  # noqa: ARG002 - the driver's signature
+        """A command is sent."""
+        self._started_at = time.monotonic()  # Which is the loop's time, too; no loop runs in this thread.
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """A command was answered."""
+        if event.command_name not in ("aggregate", "getMore"):
+            return
+        cursor = event.reply["cursor"]
+        # Where the driver resumes by itself, the first batch is empty even where there is much to come.
+        self.is_more = event.command_name == "getMore"
+        self.unread = len(cursor["nextBatch"] if self.is_more else cursor["firstBatch"])
+        self.asked_at = self._started_at
+        self.answered = cluster_time(event.reply.get("operationTime", _NO_TIME))
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """A command has failed; its error is raised by the driver."""
 
 
-async def cluster_time(database: Database) -> Timestamp | None:
-    """The time of MongoDB's newest operation; None on a standalone."""
-    answer = await database.command("ping")
-    return answer.get("operationTime")
-
-
-async def majority_time(database: Database) -> Timestamp | None:
-    """The time of the newest operation that a majority has, and so of what a read sees; None on a standalone."""
-    # Of a read with this concern, MongoDB tells the time of what it was read from. Any read will do.
-    nothing = {"find": "jobs", "filter": {"_id": None}, "limit": 1, "singleBatch": True}
-    answer = await database.command(nothing | {"readConcern": {"level": "majority"}})
-    return answer.get("operationTime")
-
-
-async def ping(database: Database) -> None:
-    """Ask MongoDB for a sign of life."""
-    await database.command("ping")
+def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor: _StreamMonitor) -> Batch:
+    """What one answer brings, in one turn of a thread."""
+    events: list[Document] = []
+    event = stream.try_next()
+    while event is not None:
+        events.append(event)
+        monitor.unread -= 1
+        event = stream.try_next() if monitor.unread > 0 else None
+    return Batch(events, monitor.asked_at, monitor.answered, has_caught_up=not events and monitor.is_more)
 
 
 async def describe_collection(database: Database, collection: str) -> Shape | None:
@@ -162,22 +269,3 @@ async def describe_collection(database: Database, collection: str) -> Shape | No
     if not found:
         return None
     return Shape(found[0].get("options", {}).get("validator"), await database[collection].index_information())
-
-
-async def find(
-    database: Database, wanted: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]]
-) -> Mapping[str, list[Document]]:
-    """The documents that the query of each collection finds, with the fields named beside it and their `_id`.
-
-    All of it is one round trip as a rule: each costs a driver more than it costs MongoDB.
-    """
-    pipelines: dict[str, list[Mapping[str, Any]]] = {
-        collection: [{"$match": query}, {"$project": dict.fromkeys(fields, 1)}, {"$set": {_SOURCE: collection}}]
-        for collection, (query, fields) in wanted.items()
-    }
-    first, *others = pipelines
-    unions = [{"$unionWith": {"coll": each, "pipeline": pipelines[each]}} for each in others]
-    found: dict[str, list[Document]] = {collection: [] for collection in wanted}
-    for document in await database[first].aggregate([*pipelines[first], *unions], batchSize=_BATCH).to_list(None):
-        found[document.pop(_SOURCE)].append(document)
-    return found

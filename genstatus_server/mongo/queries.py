@@ -1,13 +1,13 @@
-"""What is asked of MongoDB: the names of collections and fields, the queries, and the change stream's pipeline.
+"""What MongoDB is asked: the names of collections and fields, the snapshot query, and the change stream's pipeline.
 
-A key is `(collection, id)`, where a job's id is `(submission_id, file_type)`: it is what a hold waits for, and what a
-change of the change stream is translated to.
+A key is `(collection, id)`, where the id of a job is `(submission_id, file_type)`. Holds wait for keys, and events of
+the change stream are translated to keys.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from genstatus_server.model.documents import login_session_from_document, submission_from_document, user_from_document
+from genstatus_server.model.access import login_session_from_document, submission_from_document, user_from_document
 from genstatus_server.model.jobs import Job, job_from_document, whole_number
 from genstatus_server.telemetry import log
 
@@ -19,10 +19,8 @@ SESSIONS: Final = "sessions"
 JobId = tuple[int, str]
 Key = tuple[str, Any]
 Document = Mapping[str, Any]
-#: What the document of an id in a collection says; None where there is none. It may raise to have that read first.
-Find = Callable[[str, Any], Any]
 
-#: What callers can notice; the rest of a document does not travel.
+#: The fields that an answer can depend on. No other is read, and a change of others is none.
 FIELDS: Final[Mapping[str, Sequence[str]]] = {
     JOBS: ("submission_id", "file_type", "status", "upload", "size", "start", "end", "message", "updated_at"),
     SUBMISSIONS: ("user_id", "cgac_code", "frec_code"),
@@ -30,24 +28,8 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
     SESSIONS: ("user_id", "expires_at"),
 }
 
-#: The top-level names of the fields that an update has changed.
-_CHANGED_FIELDS: Final = {
-    "$map": {
-        "input": {
-            "$concatArrays": [
-                {"$map": {"input": {"$objectToArray": "$updateDescription.updatedFields"}, "in": "$$this.k"}},
-                {"$ifNull": ["$updateDescription.removedFields", []]},
-                {"$map": {"input": {"$ifNull": ["$updateDescription.truncatedArrays", []]}, "in": "$$this.field"}},
-            ]
-        },
-        "in": {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]},
-    }
-}
-_NOTICED_FIELDS: Final = sorted({field for fields in FIELDS.values() for field in fields})
-
-#: What the change stream has to tell: changes of the four collections that callers can notice, and what ends or moves
-#: a collection as a whole. Of the documents only a job travels, as it is now, with the fields that an update has set.
-CHANGES: Final[Sequence[Mapping[str, Any]]] = (
+#: Events of the four collections, and those that end, rename or replace a collection as a whole.
+CHANGE_STREAM_PIPELINE: Final[Sequence[Mapping[str, Any]]] = (
     {
         "$match": {
             "$or": [
@@ -57,66 +39,90 @@ CHANGES: Final[Sequence[Mapping[str, Any]]] = (
             ]
         }
     },
-    {
-        "$match": {
-            "$or": [
-                {"operationType": {"$ne": "update"}},
-                {"$expr": {"$gt": [{"$size": {"$setIntersection": [_CHANGED_FIELDS, _NOTICED_FIELDS]}}, 0]}},
-            ]
-        }
-    },
-    {
-        "$project": {
-            "operationType": 1,
-            "clusterTime": 1,
-            "wallTime": 1,
-            "ns.coll": 1,
-            "documentKey._id": 1,
-            "fullDocument": {"_id": 1} | dict.fromkeys(FIELDS[JOBS], 1),
-            "updateDescription.updatedFields": dict.fromkeys(FIELDS[JOBS], 1),
-        }
-    },
 )
 
+#: The field of a document in a reply that tells its collection, and the one of a session that holds its user.
+_COLLECTION: Final = "_collection"
+_USER: Final = "_user"
+
 _PARSERS: Final[Mapping[str, Callable[[Document | None], Any]]] = {
+    JOBS: job_from_document,
     SUBMISSIONS: submission_from_document,
     USERS: user_from_document,
     SESSIONS: login_session_from_document,
 }
 
 
-def parse(collection: str, document_id: Any, document: Document | None) -> Any:
-    """What `document` says; None for `document` where there is none. A job that makes no sense is warned of."""
-    return parse_job(document_id, document) if collection == JOBS else _PARSERS[collection](document)
-
-
-def parse_job(job_id: JobId, document: Document | None, known: Job | None = None) -> Job:
-    """The job in `document`. One that makes no sense is warned of, unless it is the one that was `known`."""
-    job = job_from_document(document)
-    if job.problems and job != known:
-        log.warning("job_malformed", submission_id=job_id[0], file_type=job_id[1], problems=job.problems)
-    return job
-
-
-def job_id_of(document: Document | None) -> JobId | None:
-    """What a job is known by; None where the document does not say it, or is gone already."""
+def job_key(document: Document | None) -> Key | None:
+    """The key of the job in `document`; None where it does not name one that can be asked for."""
     submission_id = whole_number((document or {}).get("submission_id"))
     file_type = (document or {}).get("file_type")
-    return (submission_id, file_type) if submission_id is not None and type(file_type) is str else None
+    return (JOBS, (submission_id, file_type)) if submission_id is not None and type(file_type) is str else None
 
 
-def by_id(collection: str, documents: Iterable[Document]) -> dict[Hashable, Document]:
-    """`documents` by what they are asked for with; under None are jobs that do not say it in a way that makes sense."""
-    id_of = job_id_of if collection == JOBS else lambda document: cast("Hashable", document["_id"])
-    found: dict[Hashable, Document] = {}
+def document_id(value: object) -> Hashable | None:
+    """The `_id` by which a document can be cached; None where it is of no type that this service uses."""
+    return value if type(value) is str else whole_number(value)
+
+
+def own_fields(collection: str, document: Document) -> Document:
+    """`document` with its `_id` and the fields that an answer can depend on, as a read brings it."""
+    return {name: document[name] for name in ("_id", *FIELDS[collection]) if name in document}
+
+
+def parse(key: Key, document: Document | None) -> Any:
+    """What `document` means; None for `document` where there is none. Never raises: what cannot be parsed is absent.
+
+    A job that makes no sense, and a document that could not be parsed, is warned of.
+    """
+    try:
+        value = _PARSERS[key[0]](document)
+    except Exception as error:  # noqa: BLE001 - one strange document must not fail the reads of others.
+        log.warning("document_malformed", collection=key[0], cause=log.cause(error))
+        return _PARSERS[key[0]](None)
+    if isinstance(value, Job) and value.problems:
+        log.warning("job_malformed", submission_id=key[1][0], file_type=key[1][1], problems=value.problems)
+    return value
+
+
+def snapshot_query(keys: Iterable[Key]) -> tuple[str, list[Mapping[str, Any]]]:
+    """The collection and the pipeline of one aggregation that finds the documents of `keys`, each with its collection.
+
+    A session brings its user along. A few more documents than those asked for may be found.
+    """
+    identifiers: dict[str, list[Any]] = {}
+    for collection, identifier in keys:
+        identifiers.setdefault(collection, []).append(identifier)
+    parts = [(collection, _pipeline(collection, each)) for collection, each in identifiers.items()]
+    (first, pipeline), *others = parts
+    return first, [*pipeline, *({"$unionWith": {"coll": coll, "pipeline": each}} for coll, each in others)]
+
+
+def split_reply(documents: Iterable[Document]) -> list[tuple[str, Document]]:
+    """The documents of a reply to `snapshot_query`, each behind its collection."""
+    found: list[tuple[str, Document]] = []
     for document in documents:
-        found.setdefault(id_of(document), document)
+        collection = document[_COLLECTION]
+        found.append((collection, own_fields(collection, document)))
+        found += [(USERS, user) for user in document.get(_USER, ())]
     return found
 
 
-def query_for(collection: str, ids: Sequence[Any]) -> Mapping[str, Any]:
-    """The query that finds the documents of `ids`, and perhaps a few more."""
-    if collection != JOBS:
-        return {"_id": {"$in": list(ids)}}
-    submission_ids, file_types = zip(*ids, strict=True)
-    return {"submission_id": {"$in": sorted(set(submission_ids))}, "file_type": {"$in": sorted(set(file_types))}}
+def _pipeline(collection: str, identifiers: Sequence[Any]) -> list[Mapping[str, Any]]:
+    fields = dict.fromkeys(FIELDS[collection], 1)
+    mark = {"$set": {_COLLECTION: collection}}
+    if collection == JOBS:
+        submission_ids, file_types = ({each[place] for each in identifiers} for place in (0, 1))
+        match = {"submission_id": {"$in": sorted(submission_ids)}, "file_type": {"$in": sorted(file_types)}}
+        return [{"$match": match}, {"$project": fields}, mark]
+    match = {"_id": {"$in": list(identifiers)}}
+    if collection != SESSIONS:
+        return [{"$match": match}, {"$project": fields}, mark]
+    user = {
+        "from": USERS,
+        "localField": "user_id",
+        "foreignField": "_id",
+        "pipeline": [{"$project": dict.fromkeys(FIELDS[USERS], 1)}],
+        "as": _USER,
+    }
+    return [{"$match": match}, {"$project": fields}, {"$lookup": user}, mark]

@@ -15,11 +15,14 @@ from typing import Any, Final
 from pymongo.errors import PyMongoError
 from tornado.web import Application
 
-from genstatus_server.hold.registry import JobWaiters
-from genstatus_server.mongo import client as mongodb
-from genstatus_server.mongo.change_stream import JobWatcher
+from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.mongo.cache import DocumentCache
+from genstatus_server.mongo.change_stream import ChangeStreamFollower
+from genstatus_server.mongo.client import Connection
+from genstatus_server.mongo.documents import DocumentReader, Documents
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import Key
 from genstatus_server.mongo.schema import find_missing
-from genstatus_server.mongo.store import Store
 from genstatus_server.s3.presigner import open_presigner
 from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel
@@ -37,8 +40,8 @@ from genstatus_server.web.services import Services
 from genstatus_server.web.status import GenerationStatusHandler
 from genstatus_server.web.statuses import GenerationStatusesHandler
 
-#: Documents that are remembered of each collection, at the least; see `Store` for why it depends on `max_waits`.
-_REMEMBERED: Final = 10_000
+#: Documents that are cached of each collection, at the least. Whatever is held must stay cached, up to four jobs each.
+_CACHED: Final = 10_000
 #: The garbage collector looks at what is new when so many objects more were made than freed; -1: what it finds in use
 #: counts as old from then on, and is not looked at once more; the old ones it looks at behind so many such looks.
 #: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle, so there is next
@@ -70,10 +73,10 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
     """Everything that the handlers work with, following changes already; `stack` closes it."""
     uri, name = settings.mongodb_uri or "", settings.mongodb_database
     access_key, secret_key = s3_keys or (None, None)
-    metrics, waiters = Metrics(), JobWaiters()
-    database = await stack.enter_async_context(mongodb.open_database(uri, name))
-    # The watcher has a client of its own: what slows reads down must not slow it down, and the other way round.
-    stream_database = await stack.enter_async_context(mongodb.open_database(uri, name, streaming=True))
+    metrics, holds, freshness = Metrics(), HoldRegistry[Key](), Freshness()
+    connection = _open(stack, Connection(uri, name))
+    # The change stream has a client of its own: what slows reads down must not slow it down, and the other way round.
+    stream_connection = _open(stack, Connection(uri, name, for_stream=True))
     presigner = await stack.enter_async_context(
         open_presigner(
             bucket=settings.s3_bucket,
@@ -86,30 +89,31 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
             time_signature=metrics.presign_seconds.time,
         )
     )
-    store = Store(
-        database,
-        metrics,
-        size=max(_REMEMBERED, 2 * settings.max_waits),
-        is_fresh=lambda: watcher.is_fresh(),  # noqa: PLW0108 - the watcher is made below: it needs the store.
-        wake=waiters.wake,
-    )
-    stack.push_async_callback(store.close)
-    set_gauges(metrics, waiters, store)
-    watcher = JobWatcher(stream_database, store, waiters, metrics)
-    following = asyncio.create_task(watcher.follow(), name="watcher")
+    cache = DocumentCache(max(_CACHED, 4 * settings.max_waits), freshness, holds)
+    documents = Documents(DocumentReader(connection, freshness, metrics), cache, holds)
+    stack.push_async_callback(documents.close)
+    set_gauges(metrics, holds, cache)
+    follower = ChangeStreamFollower(stream_connection, documents, freshness, holds, metrics)
+    following = asyncio.create_task(follower.follow(), name="change stream")
     stack.push_async_callback(_cancel, following)
-    checking = asyncio.create_task(_say_what_is_missing(watcher, database), name="database check")
+    checking = asyncio.create_task(_say_what_is_missing(follower, connection), name="database check")
     stack.push_async_callback(_cancel, checking)
     return Services(
         settings,
         metrics,
-        database,
-        store,
-        waiters,
-        watcher,
+        connection,
+        freshness,
+        documents,
+        holds,
+        follower,
         presigner,
         collect_metrics=metrics_collector(metrics, None),
     )
+
+
+def _open(stack: AsyncExitStack, connection: Connection) -> Connection:
+    stack.callback(connection.close)
+    return connection
 
 
 async def serve(
@@ -156,9 +160,9 @@ def _spare_the_garbage_collector() -> None:
 
 
 async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> None:
-    log.info("draining", signal=shutdown.signal, held=len(services.waiters), shutdown_delay=shutdown.delay)
+    log.info("draining", signal=shutdown.signal, held=len(services.holds), shutdown_delay=shutdown.delay)
     services.draining = True
-    services.waiters.close()
+    services.holds.drain()
     await asyncio.sleep(shutdown.delay)  # Load balancers see that /readyz fails, and send no more.
     listener.close()
     try:
@@ -169,10 +173,10 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     await listener.close_connections()
 
 
-async def _say_what_is_missing(watcher: JobWatcher, database: mongodb.Database) -> None:
-    await watcher.reached.wait()
+async def _say_what_is_missing(follower: ChangeStreamFollower, connection: Connection) -> None:
+    await follower.reached.wait()
     try:
-        missing = await find_missing(database)
+        missing = await find_missing(connection.database)
     except PyMongoError as error:
         log.warning("database_not_checked", cause=log.cause(error))
         return

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from genstatus_server.hold.registry import JobWaiters
+from genstatus_server.hold.registry import HoldRegistry
 from genstatus_server.model.errors import ServiceUnavailable
-from genstatus_server.mongo.store import Store
+from genstatus_server.mongo.cache import DocumentCache
+from genstatus_server.mongo.queries import Key
 from genstatus_server.server.channel import ANSWER_SECONDS, Channel
 from genstatus_server.telemetry import snapshots
 from genstatus_server.telemetry.metrics import Metrics
@@ -17,26 +18,25 @@ from genstatus_server.telemetry.metrics import Metrics
 _ALL_METRICS_SECONDS: Final = 2 * ANSWER_SECONDS
 
 
-def set_gauges(metrics: Metrics, waiters: JobWaiters, store: Store) -> None:
-    """Have the gauges about holds ask `waiters` and `store`."""
-    metrics.held_requests.set_function(lambda: len(waiters))
-    metrics.oldest_hold.set_function(lambda: _oldest_hold(waiters))
-    metrics.oldest_job.set_function(lambda: _oldest_waited_job(waiters, store))
-    metrics.count_remembered_with(store.hits_and_misses)
+def set_gauges(metrics: Metrics, holds: HoldRegistry[Key], cache: DocumentCache) -> None:
+    """Have the gauges about holds and the counters of the cache ask `holds` and `cache`."""
+    metrics.held_requests.set_function(lambda: len(holds))
+    metrics.oldest_hold.set_function(lambda: _oldest_hold(holds))
+    metrics.oldest_job.set_function(lambda: _oldest_waited_job(holds, cache))
+    metrics.count_cache_lookups_with(cache.hits_and_misses)
 
 
-def _oldest_hold(waiters: JobWaiters) -> float:
-    oldest = waiters.oldest()
-    return asyncio.get_running_loop().time() - oldest.registered_at if oldest else 0
+def _oldest_hold(holds: HoldRegistry[Key]) -> float:
+    oldest = holds.oldest()
+    return asyncio.get_running_loop().time() - oldest.held_since if oldest else 0
 
 
-def _oldest_waited_job(waiters: JobWaiters, store: Store) -> float:
+def _oldest_waited_job(holds: HoldRegistry[Key], cache: DocumentCache) -> float:
     """By `updated_at`, which a worker that is alive writes; a job without one is not counted.
 
     The clock is this machine's and `updated_at` a worker's: exact enough for a job that is stuck for an hour.
     """
-    jobs = store.remembered_jobs(waiters.keys())
-    times = [job.updated_at for job in jobs if job.updated_at and not job.is_settled]
+    times = [job.updated_at for job in cache.jobs(holds.keys()) if job.updated_at and not job.is_settled]
     return max(0, (datetime.now(UTC) - min(times)).total_seconds()) if times else 0
 
 

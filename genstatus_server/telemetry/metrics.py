@@ -32,7 +32,7 @@ _LAG_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 #: Every status that an answer can have; 499: the client was gone before it.
 _STATUSES: Final = (200, 204, 400, 401, 403, 404, 405, 499, 500, 503)
 
-#: How often a collection's documents were remembered when they were wanted, and how often not.
+#: Of each collection, how many documents were looked up in the cache and found, and how many were not.
 HitsAndMisses = Callable[[], Iterable[tuple[str, int, int]]]
 
 
@@ -103,9 +103,9 @@ class Metrics:
         build = Info("genstatus_build", "What is running.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
 
-    def count_remembered_with(self, count: HitsAndMisses) -> None:
-        """Have `genstatus_remembered_total` ask `count`: plain numbers are all that the hot path can afford."""
-        self.registry.register(_Remembered(count))
+    def count_cache_lookups_with(self, count: HitsAndMisses) -> None:
+        """Have `genstatus_cache_lookups_total` ask `count`: plain numbers are all that the hot path can afford."""
+        self.registry.register(_CacheLookups(count))
 
 
 class DroppedLogRecords(Collector):
@@ -116,14 +116,14 @@ class DroppedLogRecords(Collector):
         yield CounterMetricFamily("genstatus_log_records_dropped", text, value=log.dropped_records())
 
 
-class _Remembered(Collector):
+class _CacheLookups(Collector):
     def __init__(self, count: HitsAndMisses) -> None:
         self._count = count
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(
-            "genstatus_remembered",
-            "Documents that were wanted, by collection: a hit was remembered, a miss was not.",
+            "genstatus_cache_lookups",
+            "Documents looked up in the cache, by collection and by whether the cache could answer.",
             labels=["collection", "result"],
         )
         for collection, hits, misses in self._count():

@@ -4,21 +4,19 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from genstatus_server.hold.hold import WaitResult
-from genstatus_server.model.errors import ServiceUnavailable
-from genstatus_server.model.jobs import GenerationStatus, Job
+from genstatus_server.hold.registry import HoldResult
+from genstatus_server.model.jobs import Job
 from genstatus_server.web import retry
 from genstatus_server.web.asked import Asked
 from genstatus_server.web.base import BaseHandler, date_now
 
 _RETRY_AFTER: Final = {
     None: lambda: retry.POLL,
-    WaitResult.SETTLED: lambda: retry.DEADLINE,
-    WaitResult.DEADLINE: lambda: retry.DEADLINE,
-    WaitResult.DRAINING: retry.draining,
-    WaitResult.SHED: retry.shed,
+    HoldResult.SETTLED: lambda: retry.DEADLINE,
+    HoldResult.DEADLINE: lambda: retry.DEADLINE,
+    HoldResult.DRAINING: retry.draining,
+    HoldResult.SHED: retry.shed,
 }
-_FINISHED: Final = GenerationStatus.FINISHED
 
 
 class AnsweringHandler(BaseHandler):
@@ -28,26 +26,8 @@ class AnsweringHandler(BaseHandler):
         """The body of the answer; each job has its URL, None where it is not finished."""
         raise NotImplementedError
 
-    async def urls_of(self, jobs: Sequence[Job], latest: float | None = None) -> Sequence[str | None]:
-        """The URLs of those that are finished. Raises `ServiceUnavailable`, at the loop's time `latest` at last."""
-        at_once = self.urls_at_once(jobs)
-        if at_once is not None:
-            return at_once
-        return [await self._url_of(job, latest) if job.generation_status is _FINISHED else None for job in jobs]
-
-    def urls_at_once(self, jobs: Sequence[Job]) -> Sequence[str | None] | None:
-        """The same without waiting for anything; None where it takes that."""
-        urls: list[str | None] = []
-        for job in jobs:
-            is_finished = job.generation_status is _FINISHED
-            url = self.services.presigner.url_at_once(job) if is_finished else None
-            if is_finished and url is None:
-                return None
-            urls.append(url)
-        return urls
-
     async def answer(
-        self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None = None
+        self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None], result: HoldResult | None = None
     ) -> None:
         """Answer; `result` is why only now, None to one who did not ask to wait."""
         if result is not None:
@@ -66,7 +46,7 @@ class AnsweringHandler(BaseHandler):
             body = b""
         self.finish(body)
 
-    def _set_headers(self, asked: Asked, jobs: Sequence[Job], result: WaitResult | None) -> None:
+    def _set_headers(self, asked: Asked, jobs: Sequence[Job], result: HoldResult | None) -> None:
         if result is not None:
             self.set_header("X-Wait-Result", result)
         if _is_to_ask_again(jobs, result):
@@ -79,14 +59,7 @@ class AnsweringHandler(BaseHandler):
         settings = self.services.settings
         return min(asked.timeout or settings.wait_default, settings.wait_max)
 
-    async def _url_of(self, job: Job, latest: float | None) -> str:
-        try:
-            async with asyncio.timeout_at(latest):
-                return await self.services.presigner.presigned_url(job)
-        except TimeoutError as cause:
-            raise ServiceUnavailable from cause
 
-
-def _is_to_ask_again(jobs: Sequence[Job], result: WaitResult | None) -> bool:
+def _is_to_ask_again(jobs: Sequence[Job], result: HoldResult | None) -> bool:
     """Also where nothing waits, but a caller waited in vain for it to differ from what it knows."""
-    return result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs)
+    return result not in {None, HoldResult.SETTLED} or not all(job.is_settled for job in jobs)

@@ -5,8 +5,7 @@ from typing import Final
 
 from pymongo.errors import PyMongoError
 
-from genstatus_server.mongo import client as mongodb
-from genstatus_server.mongo.change_stream import Watching
+from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.telemetry import metrics
 from genstatus_server.web.base import BaseHandler
 
@@ -27,24 +26,26 @@ class ReadyzHandler(BaseHandler):
         mongodb_answers, can_sign = await asyncio.gather(
             self._mongodb_answers(), self.services.presigner.has_credentials()
         )
-        watching = self.services.watcher.watching
-        parts = {
+        follower = self.services.follower
+        parts: dict[str, object] = {
             "mongodb": "ok" if mongodb_answers else "down",
-            "change_stream": watching.value,
+            "change_stream": follower.state.value,
             "signer": "ok" if can_sign else "no credentials",
         }
-        is_ready = mongodb_answers and can_sign and watching is not Watching.DOWN
+        if follower.views:
+            parts["views"] = follower.views
+        is_ready = mongodb_answers and can_sign and follower.state is not StreamState.DOWN
         if self.services.draining:
             parts["server"], is_ready = "draining", False
         self.set_status(200 if is_ready else 503)
         self.write_json(parts)
 
     async def _mongodb_answers(self) -> bool:
-        if self.services.watcher.is_fresh():
-            return True  # It was heard a moment ago.
+        if self.services.freshness.is_current():
+            return True  # It has answered a moment ago.
         try:
             async with asyncio.timeout(_PING_SECONDS):
-                await mongodb.ping(self.services.database)
+                await self.services.connection.ping()
         except (PyMongoError, TimeoutError):
             return False
         return True

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from genstatus_server.hold.registry import JobWaiters
-from genstatus_server.mongo.change_stream import JobWatcher
-from genstatus_server.mongo.client import Database
-from genstatus_server.mongo.store import Store
+from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.mongo.change_stream import ChangeStreamFollower
+from genstatus_server.mongo.client import Connection
+from genstatus_server.mongo.documents import Documents
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import Key
 from genstatus_server.s3.presigner import Presigner
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry.metrics import Metrics
@@ -47,10 +49,11 @@ class Services:
 
     settings: Settings
     metrics: Metrics
-    database: Database
-    store: Store
-    waiters: JobWaiters
-    watcher: JobWatcher
+    connection: Connection
+    freshness: Freshness
+    documents: Documents
+    holds: HoldRegistry[Key]
+    follower: ChangeStreamFollower
     presigner: Presigner
     in_flight: InFlight = field(default_factory=InFlight)
     draining: bool = False

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from genstatus_server.model.jobs import Job
 from genstatus_server.web.answers import encode_answer
 from genstatus_server.web.asked import Asked, Query
+from genstatus_server.web.check import IsSettled
 from genstatus_server.web.held import HeldHandler
-from genstatus_server.web.look import IsSettled
 from genstatus_server.web.params import StatusRequest, load_request
 
 

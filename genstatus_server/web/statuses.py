@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from genstatus_server.model.jobs import Job
 from genstatus_server.web.answers import encode_answer_about_several, entity_tag
 from genstatus_server.web.asked import Asked, Query
+from genstatus_server.web.check import IsSettled
 from genstatus_server.web.entity_tags import opaque_tags
 from genstatus_server.web.held import HeldHandler
-from genstatus_server.web.look import IsSettled
 from genstatus_server.web.params import StatusesRequest, load_request_for_several
 
 

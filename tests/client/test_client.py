@@ -226,7 +226,7 @@ async def test_a_wait_that_is_cancelled_frees_its_hold(server: Server, world: Wo
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        await until(lambda: not len(server.services.waiters), what="the hold is freed")
+        await until(lambda: not len(server.services.holds), what="the hold is freed")
 
 
 async def test_many_wait_with_one_client(server: Server, world: World) -> None:

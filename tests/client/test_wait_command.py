@@ -42,7 +42,7 @@ def files(folder: Path) -> list[Path]:
 
 async def held(server: Server) -> None:
     """Wait until the command's request is held."""
-    await until(server.services.waiters.sleeping, seconds=SECONDS, what="held")
+    await until(server.services.holds.waiting, seconds=SECONDS, what="held")
 
 
 class Waiting:
@@ -280,7 +280,7 @@ async def test_ctrl_c_ends_it(server: Server, world: World) -> None:
         await held(server)
         waiting.process.send_signal(signal.SIGINT)
         status, out, err = await waiting.ended()
-        await until(lambda: not len(server.services.waiters), what="the hold is freed")
+        await until(lambda: not len(server.services.holds), what="the hold is freed")
     assert (status, out) == (130, "")
     assert err.splitlines()[-1] == "D1 of submission 1: interrupted"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Download, expect
 
-from genstatus_server.hold.registry import Waiter
+from genstatus_server.hold.registry import Hold
+from genstatus_server.mongo.queries import Key
 from tests.e2e.browser import Observed
 from tests.e2e.conftest import OpenPage
 from tests.support.server import Server, until
@@ -33,9 +34,9 @@ async def content_of(download: Download) -> bytes:
     return await asyncio.to_thread(Path(await download.path()).read_bytes)
 
 
-def waiters_of_d1(server: Server) -> set[Waiter]:
+def holds_of_d1(server: Server) -> frozenset[Hold[Key]]:
     """The requests that are held for D1 of submission 1."""
-    return set(server.services.waiters._by_key.get(("jobs", (1, "D1")), ()))
+    return server.services.holds.of(("jobs", (1, "D1")))
 
 
 async def test_a_file_in_every_state(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
@@ -112,9 +113,9 @@ async def test_two_tabs_share_a_hold(open_page: OpenPage, server: Server, world:
         await page.watch(files="D1")
         await page.says("D1", "Being generated", "watching")
         await server.held(1)
-    leaders = waiters_of_d1(server)
+    leaders = holds_of_d1(server)
     await second.page.close()  # It came last, and was the leader.
-    await until(lambda: not leaders & waiters_of_d1(server), what="the leader has gone")
+    await until(lambda: not leaders & holds_of_d1(server), what="the leader has gone")
     await server.held(1)
     third = await open_page()
     await third.watch(files="D1")
@@ -192,10 +193,10 @@ async def test_a_tab_that_comes_to_the_front_takes_over(open_page: OpenPage, ser
     await server.held(1)
     await front.watch(files="D1")
     await front.says("D1", "Being generated", "watching")
-    leaders = waiters_of_d1(server)
+    leaders = holds_of_d1(server)
     await front.page.evaluate(show, "visible")
     await front.page.evaluate(tell)
-    await until(lambda: not leaders & waiters_of_d1(server), what="the other has taken over")
+    await until(lambda: not leaders & holds_of_d1(server), what="the other has taken over")
     await server.held(1)
     await world.finish()
     for page in (back, front):
@@ -210,7 +211,7 @@ async def test_without_a_secure_context_it_polls(
     await page.page.goto(server.base_url.replace("127.0.0.1", "status.test") + "/")
     await page.watch(files="D1")
     await page.says("D1", "Being generated", "asking again in")
-    assert not len(server.services.waiters)
+    assert not len(server.services.holds)
     await world.finish()
     await page.says("D1", "Finished")
 

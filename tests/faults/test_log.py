@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -19,10 +19,11 @@ import structlog
 from bson.errors import InvalidBSON
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from genstatus_server.hold.registry import JobWaiters
+from genstatus_server.hold.registry import HoldRegistry
 from genstatus_server.model.errors import ServiceUnavailable
-from genstatus_server.mongo import change_stream as watcher
-from genstatus_server.mongo.change_stream import JobWatcher
+from genstatus_server.mongo import change_stream
+from genstatus_server.mongo.change_stream import ChangeStreamFollower
+from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.s3.credentials import URGENT_PAUSE, RefreshingCredentials
 from genstatus_server.telemetry.metrics import Metrics
 from tests.faults.conftest import Serve
@@ -69,7 +70,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(watcher, "asyncio", made)
+    monkeypatch.setattr(change_stream, "asyncio", made)
     return made
 
 
@@ -79,41 +80,43 @@ def records() -> Iterator[list[Any]]:
         yield captured
 
 
-class NoStore:
-    """A store whose MongoDB is away, or there: then there is nothing to read."""
+class NoDocuments:
+    """Documents whose MongoDB is away, or there: then there is nothing to read."""
 
     def __init__(self, *, is_away: bool) -> None:
         self._is_away = is_away
 
-    async def read_again(self, _: object) -> None:
+    async def read_again(self, *_: object, **__: object) -> None:
         if self._is_away:
             raise ServiceUnavailable
 
-    def forget_all(self) -> None:
-        """Nothing is remembered."""
+
+class ScriptedConnection:
+    """A connection whose change stream is `stream`, or fails to open with `error`."""
+
+    def __init__(self, error: Exception | None = None, stream: Any = None) -> None:
+        self._error = error
+        self._stream = stream
+
+    async def views_among(self, _: object) -> list[str]:
+        return []
+
+    async def snapshot_time(self) -> int:
+        return 1
+
+    def renew(self) -> None:
+        """There is nothing to replace."""
+
+    @asynccontextmanager
+    async def open_change_stream(self, *_: object, **__: object) -> AsyncIterator[Any]:
+        if self._error is not None:
+            raise self._error
+        yield self._stream
 
 
-def follower(*, is_away: bool) -> JobWatcher:
-    store: Any = NoStore(is_away=is_away)
-    database: Any = None
-    return JobWatcher(database, store, JobWaiters(), Metrics())
-
-
-def failing(error: Exception) -> Callable[..., AbstractAsyncContextManager[Any]]:
-    def fail(*_: object) -> AbstractAsyncContextManager[Any]:
-        raise error
-
-    return fail
-
-
-@pytest.fixture(autouse=True)
-def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MongoDB's own time, which is asked for once a stream is open."""
-
-    async def nothing(_: object) -> None:
-        return None
-
-    monkeypatch.setattr("genstatus_server.mongo.client.cluster_time", nothing)
+def follower(connection: Any, *, is_away: bool = False) -> ChangeStreamFollower:
+    documents: Any = NoDocuments(is_away=is_away)
+    return ChangeStreamFollower(connection, documents, Freshness(), HoldRegistry(), Metrics())
 
 
 FAILURES = [
@@ -130,7 +133,6 @@ FAILURES = [
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("is_away", [True, False])
 async def test_an_hour_in_which_the_stream_cannot_be_opened(
-    monkeypatch: pytest.MonkeyPatch,
     clock: Clock,
     records: list[Any],
     figures: Figures,
@@ -138,9 +140,8 @@ async def test_an_hour_in_which_the_stream_cannot_be_opened(
     *,
     is_away: bool,
 ) -> None:
-    monkeypatch.setattr("genstatus_server.mongo.client.open_change_stream", failing(error))
     with pytest.raises(Over):
-        await follower(is_away=is_away).follow()
+        await follower(ScriptedConnection(error), is_away=is_away).follow()
     attempts = sum(record["event"] == "change_stream_down" for record in records)
     figures.note(f"lines in an hour: {type(error).__name__}", len(records))
     assert HOUR / 2.1 < attempts <= MOST_ATTEMPTS
@@ -158,17 +159,11 @@ async def test_an_hour_of_a_stream_that_opens_and_breaks(
         await clock.sleep(seconds)
         raise AutoReconnect("closed")
 
-    stream = SimpleNamespace(alive=True, resume_token=None, next_changes=break_off)
-    monkeypatch.setattr("genstatus_server.mongo.client.open_change_stream", lambda *_: opened(stream))
+    stream = SimpleNamespace(alive=True, resume_token=None, next_batch=break_off)
     with pytest.raises(Over):
-        await follower(is_away=False).follow()
+        await follower(ScriptedConnection(stream=stream)).follow()
     figures.note(f"lines in an hour of a stream that breaks after {seconds} s", len(records))
     assert len(records) <= 2 * MOST_ATTEMPTS
-
-
-@asynccontextmanager
-async def opened(stream: Any) -> AsyncIterator[Any]:
-    yield stream
 
 
 @pytest.mark.parametrize("is_away", [True, False])
@@ -176,9 +171,8 @@ async def test_an_hour_on_a_standalone(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, records: list[Any], *, is_away: bool
 ) -> None:
     error = OperationFailure("no replica set", 40573)
-    monkeypatch.setattr("genstatus_server.mongo.client.open_change_stream", failing(error))
     with pytest.raises(Over):
-        await follower(is_away=is_away).follow()
+        await follower(ScriptedConnection(error), is_away=is_away).follow()
     assert [record["event"] for record in records] == ["change_stream_unsupported"]
 
 

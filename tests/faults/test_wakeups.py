@@ -2,21 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final
 
 import pytest
 
-from genstatus_server.hold.hold import Look
-from genstatus_server.model.jobs import Job
-from genstatus_server.mongo.queries import SUBMISSIONS, Find, Key
-from genstatus_server.mongo.store import Store
-from genstatus_server.s3.presigner import Presigner
-from genstatus_server.web.held import HeldHandler
-from genstatus_server.web.look import Looker
+from genstatus_server.hold.hold import Urls
+from genstatus_server.mongo.queries import SUBMISSIONS
+from genstatus_server.web.check import StatusCheck, StatusChecker
 from tests.faults.scale import SLACK, Figures, scaled
 from tests.support.loops import Lateness, lateness
 from tests.support.server import Server, body
@@ -39,7 +35,6 @@ class Moment(Enum):
     BEFORE = auto()
     REGISTERED = auto()
     READ = auto()
-    READ_ANEW = auto()
     SETTLED = auto()
     POLLED = auto()
     WAITING = auto()
@@ -56,10 +51,6 @@ class Plan:
     def at(self, moment: Moment, number: int, action: Action) -> None:
         self._actions[moment, number] = action
 
-    def is_about(self, number: int | None) -> bool:
-        """Whether something is planned for it. What is at hand is answered in one go, in which nothing can happen."""
-        return any(about == number for _, about in self._actions)
-
     async def reached(self, moment: Moment, number: int) -> None:
         action = self._actions.pop((moment, number), None)
         if action is not None:
@@ -67,50 +58,29 @@ class Plan:
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:  # noqa: C901 - seven places of the server are watched.
+def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     """A plan that the server of this test follows."""
     made = Plan()
-    look, read_anew, sign = Looker.__call__, Store.read_anew, Presigner.presigned_url
-    look_at_once, sign_at_once, urls_of = Looker.at_once, Presigner.url_at_once, HeldHandler.urls_of
+    check, sign = StatusChecker.check, StatusChecker.sign
 
-    async def planned_look(self: Looker, until: float) -> Look:
-        number = self._asked.submission_id
+    async def planned_check(self: StatusChecker, deadline: float) -> StatusCheck:
+        (number,) = (identifier for collection, identifier in self.keys if collection == SUBMISSIONS)
         await made.reached(Moment.REGISTERED, number)
-        seen = await look(self, until)
+        checked = await check(self, deadline)
         await made.reached(Moment.READ, number)
-        if seen.is_settled:
+        if checked.is_settled:
             await made.reached(Moment.SETTLED, number)
-        return seen
+        return checked
 
-    async def planned_read_anew(self: Store, keys: Iterable[Key], until: float) -> Find:
-        (number,) = (document_id for collection, document_id in keys if collection == SUBMISSIONS)
-        with suppress(TimeoutError):  # The read itself says so.
-            async with asyncio.timeout_at(until):
-                await made.reached(Moment.READ_ANEW, number)
-        return await read_anew(self, keys, until)
+    async def planned_sign(self: StatusChecker, checked: StatusCheck, deadline: float) -> Urls:
+        number = checked.jobs[0].job_id or 0
+        await made.reached(Moment.POLLED, number)
+        urls = await sign(self, checked, deadline)
+        await made.reached(Moment.SIGNED, number)
+        return urls
 
-    async def planned_urls(self: HeldHandler, jobs: Sequence[Job], latest: float | None = None) -> Sequence[str | None]:
-        if latest is None:  # It was not held.
-            await made.reached(Moment.POLLED, jobs[0].job_id or 0)
-        return await urls_of(self, jobs, latest)
-
-    def planned_look_at_once(self: Looker) -> Look | None:
-        return None if made.is_about(self._asked.submission_id) else look_at_once(self)
-
-    def planned_sign_at_once(self: Presigner, job: Job) -> str | None:
-        return None if made.is_about(job.job_id) else sign_at_once(self, job)
-
-    async def planned_signature(self: Presigner, job: Job) -> str:
-        url = await sign(self, job)
-        await made.reached(Moment.SIGNED, job.job_id or 0)
-        return url
-
-    monkeypatch.setattr(Looker, "__call__", planned_look)
-    monkeypatch.setattr(Store, "read_anew", planned_read_anew)
-    monkeypatch.setattr(HeldHandler, "urls_of", planned_urls)
-    monkeypatch.setattr(Looker, "at_once", planned_look_at_once)
-    monkeypatch.setattr(Presigner, "url_at_once", planned_sign_at_once)
-    monkeypatch.setattr(Presigner, "presigned_url", planned_signature)
+    monkeypatch.setattr(StatusChecker, "check", planned_check)
+    monkeypatch.setattr(StatusChecker, "sign", planned_sign)
     yield made
     assert not made._actions
 
@@ -148,9 +118,8 @@ class Trials:
         async with self._free:
             await trial(self, number, random.Random(f"{self._seed}/{number}"), late)
 
-    async def set_job(self, number: int, fields: Document, *, remove: str | None = None) -> None:
-        update = {"$set": fields} | ({"$unset": {remove: ""}} if remove else {})
-        await self.world.jobs.update_one({"_id": number}, update)
+    async def set_job(self, number: int, fields: Document) -> None:
+        await self.world.jobs.update_one({"_id": number}, {"$set": fields})
 
     async def set_in_one_go(self, number: int, steps: Sequence[Document]) -> None:
         async with self.world.client.start_session() as session, await session.start_transaction():
@@ -195,7 +164,7 @@ async def finish_at_any_moment(trials: Trials, number: int, chance: random.Rando
         await trials.set_job(number, finished(number))
         committed.set()
 
-    if chance.random() < 1 / 2:  # Then the server remembers it as waiting.
+    if chance.random() < 1 / 2:  # Then the server has it in its cache as waiting.
         await trials.is_waiting(number)
     if moment is Moment.BEFORE:
         await finish()
@@ -216,7 +185,7 @@ async def finish_at_any_moment(trials: Trials, number: int, chance: random.Rando
 
 async def begin_anew_at_once(trials: Trials, number: int, chance: random.Random, late: Lateness) -> None:
     """A finish that is followed by a new generation: what is answered is the file that is there then."""
-    moments = (Moment.REGISTERED, Moment.READ, Moment.READ_ANEW, Moment.SETTLED, Moment.SIGNED, Moment.WAITING)
+    moments = (Moment.REGISTERED, Moment.READ, Moment.SETTLED, Moment.SIGNED, Moment.WAITING)
     moment = chance.choice(moments)
     begun_anew = asyncio.Event()
 
@@ -241,8 +210,7 @@ async def begin_anew_at_once(trials: Trials, number: int, chance: random.Random,
         trials.plan.at(moment, number, lambda: heard_of(trials, number, begin_anew))
         hold = asyncio.ensure_future(trials.hold(number))
         await asyncio.sleep(chance.uniform(0, 0.02))
-        # What a change removes it does not tell by itself, so such a job is read once more.
-        await trials.set_job(number, finished(number), remove="size" if moment is Moment.READ_ANEW else None)
+        await trials.set_job(number, finished(number))
     await begun_anew.wait()
     await asyncio.sleep(chance.uniform(0.02, 0.1))
     assert not hold.done(), (moment, await hold)
@@ -255,12 +223,12 @@ async def begin_anew_at_once(trials: Trials, number: int, chance: random.Random,
 async def heard_of(trials: Trials, number: int, write: Action) -> None:
     """Write, and wait until the server has heard of it."""
     key, services = ("jobs", (number, "D1")), trials.server.services
-    (waiter,) = services.waiters._by_key[key]
+    (hold,) = services.holds.of(key)
     await write()
     # By then it may have heard of the second generation's file, too.
     first = finished(number)["upload"]["key"]
     async with asyncio.timeout(SOON * SLACK):
-        while not waiter.is_woken or any(job.key == first for job in services.store.remembered_jobs([key])):  # noqa: ASYNC110 - the change comes by the turns of the loop.
+        while hold.woken_at is None or any(job.key == first for job in services.documents.cache.jobs([key])):  # noqa: ASYNC110 - the change comes by the turns of the loop.
             await asyncio.sleep(0.001)
 
 

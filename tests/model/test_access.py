@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from genstatus_server.model.access import check_access, hash_of, log_in
-from genstatus_server.model.documents import LoginSession, Submission, User
+from genstatus_server.model.access import LoginSession, Submission, User, check_access, hash_token, log_in
 from genstatus_server.model.errors import AccessDenied, LoginRequired, NoSuchSubmission
+from genstatus_server.model.jobs import Job
 
 TOKEN = "a token"
 HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
@@ -26,60 +25,66 @@ def in_future(seconds: float = 3600) -> datetime:
 
 @dataclass
 class Documents:
-    """Stands for the store. `found` are the collections that were looked into."""
+    """A lookup in which there is one document of each kind. `found` are the kinds that were looked up."""
 
-    session: LoginSession | None = field(default_factory=lambda: LoginSession(11, in_future()))
+    login: LoginSession | None = field(default_factory=lambda: LoginSession(11, in_future()))
     person: User | None = OWNER
     document: Submission | None = SUBMISSION
     found: list[str] = field(default_factory=list)
 
-    def find(self, collection: str, key: Any) -> object:
-        self.found.append(collection)
-        if collection == "sessions":
-            return self.session if key == HASH else None
-        if collection == "users":
-            return self.person if self.person and self.person.user_id == key else None
-        return self.document if key == 1 else None
+    def session(self, token_hash: str) -> LoginSession | None:
+        self.found.append("session")
+        return self.login if token_hash == HASH else None
+
+    def user(self, user_id: int) -> User | None:
+        self.found.append("user")
+        return self.person if self.person and self.person.user_id == user_id else None
+
+    def submission(self, submission_id: int) -> Submission | None:
+        return self.document if submission_id == 1 else None
+
+    def job(self, submission_id: int, file_type: str) -> Job:
+        raise NotImplementedError
 
 
 def test_a_token_is_known_by_its_hash_alone() -> None:
-    assert hash_of(TOKEN) == HASH
-    login = log_in(Documents().find, HASH)
+    assert hash_token(TOKEN) == HASH
+    login = log_in(Documents(), HASH)
     assert (login.user, login.token_hash) == (OWNER, HASH)
     assert 3590 < login.expires_in() <= 3600
 
 
 def test_no_token_is_no_login() -> None:
     with pytest.raises(LoginRequired):
-        hash_of("")
+        hash_token("")
 
 
 @pytest.mark.parametrize("token", ["A TOKEN", "a token ", HASH, "a tokén"])
 def test_another_token_is_no_login(token: str) -> None:
     with pytest.raises(LoginRequired):
-        log_in(Documents().find, hash_of(token))
+        log_in(Documents(), hash_token(token))
 
 
 @pytest.mark.parametrize(
     "documents",
     [
-        lambda: Documents(session=None),
-        lambda: Documents(session=LoginSession(11, in_future(-1))),
-        lambda: Documents(session=LoginSession(12, in_future())),
+        lambda: Documents(login=None),
+        lambda: Documents(login=LoginSession(11, in_future(-1))),
+        lambda: Documents(login=LoginSession(12, in_future())),
         lambda: Documents(person=None),
     ],
     ids=["no session", "an expired one", "another's", "no user"],
 )
 def test_who_is_not_logged_in(documents: Callable[[], Documents]) -> None:
     with pytest.raises(LoginRequired):
-        log_in(documents().find, HASH)
+        log_in(documents(), HASH)
 
 
 def test_of_an_expired_session_the_user_is_not_read() -> None:
-    documents = Documents(session=LoginSession(11, in_future(-1)))
+    documents = Documents(login=LoginSession(11, in_future(-1)))
     with pytest.raises(LoginRequired):
-        log_in(documents.find, HASH)
-    assert documents.found == ["sessions"]
+        log_in(documents, HASH)
+    assert documents.found == ["session"]
 
 
 def user(user_id: int = 15, *, admin: bool = False, cgac: str = "", frec: str = "") -> User:
@@ -89,7 +94,7 @@ def user(user_id: int = 15, *, admin: bool = False, cgac: str = "", frec: str = 
 
 @pytest.mark.parametrize("person", [user(11), user(admin=True), user(cgac="097"), user(frec="1601")])
 def test_who_may_view(person: User) -> None:
-    check_access(Documents().find, person, 1)
+    check_access(Documents(), person, 1)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +110,10 @@ def test_who_may_view(person: User) -> None:
 )
 def test_who_may_not_view(person: User, submission: Submission) -> None:
     with pytest.raises(AccessDenied):
-        check_access(Documents(document=submission).find, person, 1)
+        check_access(Documents(document=submission), person, 1)
 
 
 def test_what_does_not_exist_is_told_to_whoever_is_logged_in() -> None:
     for person in (OWNER, STRANGER, user(admin=True)):
         with pytest.raises(NoSuchSubmission):
-            check_access(Documents(document=None).find, person, 1)
+            check_access(Documents(document=None), person, 1)

@@ -14,8 +14,7 @@ from tornado.httpclient import HTTPResponse
 from tornado.netutil import bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.mongo import client as mongodb
-from genstatus_server.mongo.change_stream import Watching
+from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.server.app import make_application, open_services
 from genstatus_server.settings import Settings, load_settings
 from genstatus_server.web.listener import Listener
@@ -74,8 +73,8 @@ class Server:
 
     async def held(self, count: int = 1) -> None:
         """Wait until this many requests have looked once and are waiting."""
-        waiters = self.services.waiters
-        await until(lambda: waiters.sleeping() == count, what=f"{count} held, but {waiters.sleeping()}")
+        waiters = self.services.holds
+        await until(lambda: waiters.waiting() == count, what=f"{count} held, but {waiters.waiting()}")
 
 
 async def seen_by(server: Server, world: World) -> None:
@@ -83,7 +82,7 @@ async def seen_by(server: Server, world: World) -> None:
     witness = 999
     await world.put_job(witness, "F")
     answer = asyncio.ensure_future(server.check(file_type="F", wait="true", timeout=20))
-    await until(lambda: server.services.waiters.count(("jobs", (SUBMISSION, "F"))))
+    await until(lambda: server.services.holds.count(("jobs", (SUBMISSION, "F"))))
     await world.finish(witness)
     await answer
     await world.jobs.delete_one({"_id": witness})
@@ -109,9 +108,9 @@ async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: Simpl
     """A server on a free port that follows changes; `stack` stops it."""
     services = await open_services(stack, settings, s3_keys=(s3.access_key, s3.secret_key))
     server = serve(stack, services, client)
-    await until(lambda: services.watcher.watching is not Watching.DOWN, what="watching")
+    await until(lambda: services.follower.state is not StreamState.DOWN, what="watching")
     # Its first connection for reads stands by now: to make one may take a busy machine longer than a short hold may.
-    await mongodb.ping(services.database)
+    await services.connection.ping()
     return server
 
 
@@ -129,5 +128,5 @@ async def stop(listener: Listener, services: Services) -> None:
     """Stop it, and see that nothing of a request is left."""
     listener.close()
     await listener.close_connections()
-    await until(lambda: not len(services.waiters), what="no hold is left")
-    assert not services.waiters.keys()
+    await until(lambda: not len(services.holds), what="no hold is left")
+    assert not services.holds.keys()

@@ -60,15 +60,15 @@ async def test_signatures_and_the_lag_of_the_change_stream_are_timed(server: Ser
     assert value(server, "genstatus_change_stream_lag_seconds_sum") < 30
 
 
-async def test_what_is_remembered_is_counted_as_a_hit(server: Server, world: World) -> None:
+async def test_cached_documents_count_as_hits(server: Server, world: World) -> None:
     await world.put_job()
 
     def counted(collection: str) -> tuple[float, float]:
-        name = "genstatus_remembered_total"
+        name = "genstatus_cache_lookups_total"
         return tuple(value(server, name, collection=collection, result=result) for result in ("hit", "miss"))  # type: ignore[return-value]  # two of them
 
-    # Until a heartbeat shows that the stream has caught up, nothing is remembered.
-    await until(server.services.watcher.is_fresh)
+    # Until a heartbeat shows that the stream has caught up, nothing is cached.
+    await until(server.services.freshness.is_current)
     await server.check()
     before = {name: counted(name) for name in ("jobs", "submissions", "users", "sessions")}
     await server.check()
@@ -98,7 +98,7 @@ def test_no_label_takes_what_a_caller_sends(server: Server) -> None:
 def names() -> set[str]:
     """Every series that the server has, or has as soon as a label gets its first value."""
     metrics = Metrics()
-    metrics.count_remembered_with(lambda: iter([("jobs", 1, 1)]))
+    metrics.count_cache_lookups_with(lambda: iter([("jobs", 1, 1)]))
     metrics.requests_of(200).inc()
     metrics.hold_seconds.labels("settled").observe(1)
     metrics.mongodb_reads.labels("jobs").inc()

@@ -112,4 +112,4 @@ async def test_a_client_that_leaves_as_it_is_answered_leaves_nothing(server: Ser
         await asyncio.sleep(0)
     await finishing
     await until(lambda: not server.services.in_flight._count, what="no request is left")
-    assert not len(server.services.waiters)
+    assert not len(server.services.holds)

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.mongo.change_stream import Watching
+from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.server.app import open_services
 from tests.support.server import DEADLINE, ROUTE, Server, body, remember, serve, settings_for, start, until
 from tests.support.services import S3
@@ -99,7 +99,7 @@ async def test_a_server_that_drains_is_alive_and_not_ready(server: Server) -> No
 
 
 async def test_a_server_that_finds_changes_by_reading_is_ready(server: Server) -> None:
-    server.services.watcher.watching = Watching.POLLING
+    server.services.follower.state = StreamState.POLLING
     assert await ready(server) == (HTTPStatus.OK, READY | {"change_stream": "polling"})
 
 
@@ -166,7 +166,7 @@ async def test_holds_are_counted_while_they_last_and_when_they_end(server: Serve
     assert await ended("settled") == 0
     await world.finish()
     await asyncio.gather(*answers)
-    await until(lambda: not len(server.services.waiters))
+    await until(lambda: not len(server.services.holds))
     assert await metric(server, "genstatus_held_requests") == 0
     assert await ended("settled") == 3
     value = server.services.metrics.registry.get_sample_value
@@ -183,7 +183,7 @@ async def test_holds_are_counted_while_they_last_and_when_they_end(server: Serve
     assert await ended("error") == 1
     answer = asyncio.ensure_future(server.check(wait="true", file_type="E"))
     await server.held()
-    server.services.waiters.close()
+    server.services.holds.drain()
     assert (await answer).headers["X-Wait-Result"] == "draining"
     assert await ended("draining") == 1
     assert await metric(server, "genstatus_wake_seconds_count") == 3, "only an answer that was waited for"
@@ -224,7 +224,7 @@ async def test_the_holds_are_counted_exactly_after_any_churn(server: Server, wor
         await world.log_in("fabs", USERS["fabs"]["_id"])
     await world.finish(102)
     await asyncio.gather(*staying)
-    await until(lambda: not len(server.services.waiters))
+    await until(lambda: not len(server.services.holds))
     assert await metric(server, "genstatus_held_requests") == 0
 
 
@@ -233,7 +233,7 @@ async def test_reads_are_counted_by_collection(server: Server, world: World) -> 
         names = ("sessions", "users", "submissions", "jobs")
         return {name: await metric(server, "genstatus_mongodb_reads_total", collection=name) for name in names}
 
-    await until(server.services.watcher.is_fresh)
+    await until(server.services.freshness.is_current)
     await server.check("nobody")
     before = await reads()
     await server.check("admin")

@@ -53,7 +53,7 @@ async def test_a_client_that_goes_away_is_gone_for_the_server_too(server: Server
         asking = asyncio.create_task(client.get(QUERY + "&wait=true", headers=TOKEN))
         await server.held()
         asking.cancel()
-    await until(lambda: not len(server.services.waiters), what="the hold is freed")
+    await until(lambda: not len(server.services.holds), what="the hold is freed")
 
 
 async def test_what_is_for_the_machines_inside_is_not_shown(nginx: Nginx) -> None:

@@ -108,7 +108,7 @@ async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> No
     await put_jobs(world, "D1", "D2")
     answer = ask(server, wait="all")
     await server.held()
-    [waiter] = server.services.waiters._waiters
+    [waiter] = server.services.holds.of(("submissions", 1))
     await world.finish(101)
     await until(lambda: waiter.woken_at is not None)
     await server.held()
@@ -164,14 +164,14 @@ async def test_one_hold_counts_once_and_leaves_nothing(server: Server, world: Wo
     assert server.services.metrics.registry.get_sample_value("genstatus_held_requests") == 1
     await world.log_out("owner")
     assert (await answer).code == HTTPStatus.UNAUTHORIZED
-    assert not list(server.services.waiters.keys())
+    assert not list(server.services.holds.keys())
 
 
 async def test_a_drain_ends_it(server: Server, world: World) -> None:
     await put_jobs(world, "D1")
     answer = ask(server, wait="any")
     await server.held()
-    server.services.waiters.close()
+    server.services.holds.drain()
     response = await answer
     assert response.headers["X-Wait-Result"] == "draining"
     assert response.headers["Connection"] == "close"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from genstatus_server.hold.hold import WaitResult
+from genstatus_server.hold.registry import HoldResult
 
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _TEXT: Final = {"type": "string"}
@@ -49,7 +49,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     ),
     "X-Wait-Result": (
         "Why a request that asked to wait is answered. `deadline`: ask again at once; any other: after `Retry-After`.",
-        {"type": "string", "enum": [result.value for result in WaitResult if result is not WaitResult.GONE]},
+        {"type": "string", "enum": [result.value for result in HoldResult if result is not HoldResult.GONE]},
         "settled",
     ),
     "Preference-Applied": (

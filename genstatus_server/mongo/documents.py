@@ -1,0 +1,179 @@
+"""Documents by key: out of the cache where it proves them, else by one snapshot read."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from bson.errors import BSONError
+from pymongo.errors import AutoReconnect, InvalidOperation, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+
+from genstatus_server.model.errors import ServiceUnavailable
+from genstatus_server.mongo.cache import DocumentCache, Holds, Lookup
+from genstatus_server.mongo.client import READ_MS, Connection, Reply
+from genstatus_server.mongo.events import ClusterTime
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.loader import BatchLoader
+from genstatus_server.mongo.queries import (
+    JOBS,
+    SESSIONS,
+    SUBMISSIONS,
+    USERS,
+    Document,
+    Key,
+    document_id,
+    job_key,
+    parse,
+    snapshot_query,
+    split_reply,
+)
+from genstatus_server.telemetry import log
+from genstatus_server.telemetry.metrics import Metrics
+
+#: The document of each key, None where there is none, and the time that it is of.
+Found = dict[Key, tuple[Document | None, ClusterTime]]
+
+UNAUTHORIZED: Final = 13
+#: A snapshot that is not there yet or no more: right after an election, or after a collection was made.
+_NO_SNAPSHOT: Final = frozenset({239, 246})
+#: A reply that one document alone makes too large.
+_TOO_LARGE: Final = frozenset({10334, 17280, 4568, 1074})
+_FIRST_PAUSE: Final = 0.01
+#: Reads that take the place of one begin with the jobs: their access is never older than they are.
+_ORDER: Final = {JOBS: 0, SUBMISSIONS: 1, SESSIONS: 2, USERS: 3}
+
+
+class DocumentReader:
+    """Reads the documents of keys in one query, and tries again what may pass."""
+
+    def __init__(self, connection: Connection, freshness: Freshness, metrics: Metrics) -> None:
+        self._connection = connection
+        self._freshness = freshness
+        self._metrics = metrics
+
+    async def read(self, keys: Sequence[Key]) -> Found:
+        """The documents of `keys`, and the users of the sessions among them. Raises `ServiceUnavailable`.
+
+        They are of one time, unless one of them cannot be read together with the others.
+        """
+        try:
+            reply = await self._snapshot(keys)
+            if not reply.is_complete and len(keys) > 1:
+                return await self._read_parts(keys)
+        except ServiceUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a document holds, it must not fail the reads of others.
+            if len(keys) > 1:
+                return await self._read_parts(keys)
+            log.warning("document_unreadable", collection=keys[0][0], cause=log.cause(error))
+            return {keys[0]: (None, 0)}
+        return await self._by_key(keys, reply)
+
+    async def _read_parts(self, keys: Sequence[Key]) -> Found:
+        ordered, middle = sorted(keys, key=lambda key: _ORDER[key[0]]), len(keys) // 2
+        return await self.read(ordered[:middle]) | await self.read(ordered[middle:])
+
+    async def _by_key(self, keys: Sequence[Key], reply: Reply) -> Found:
+        found: Found = dict.fromkeys(keys, (None, reply.time))
+        strange: list[Document] = []
+        for collection, document in split_reply(reply.documents):
+            key = job_key(document) if collection == JOBS else (collection, document_id(document["_id"]))
+            if key is None:
+                strange.append(document)
+            elif key in found or collection == USERS:
+                # Without the unique index, a key may have two jobs: the first stands.
+                found[key] = (document, reply.time) if found.get(key, (None,))[0] is None else found[key]
+        if strange:
+            await self._find_keys_of_strange(keys, found, strange)
+        return found
+
+    async def _find_keys_of_strange(self, keys: Sequence[Key], found: Found, strange: list[Document]) -> None:
+        """Give jobs that do not name their key in a way that makes sense to the key by which a query finds them."""
+        missing = [key for key in keys if key[0] == JOBS and found[key][0] is None]
+        if len(keys) == 1 and missing:
+            found[missing[0]] = (strange[0], found[missing[0]][1])
+            return
+        for key in missing:
+            found |= await self.read([key])
+
+    async def _snapshot(self, keys: Sequence[Key]) -> Reply:
+        """One query, and another where it fails for a reason that may pass, while there is time."""
+        collection, pipeline = snapshot_query(keys)
+        for each in {key[0] for key in keys}:
+            self._metrics.mongodb_reads.labels(each).inc()
+        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
+        deadline, not_before = loop.time() + READ_MS / 1000, self._freshness.position
+        while True:
+            cause: Exception
+            try:
+                reply = await self._connection.snapshot_read(collection, pipeline)
+            except (PyMongoError, BSONError) as error:
+                if _is_of_documents(error):
+                    raise
+                cause = error
+            else:
+                if reply.time >= not_before or not reply.time:
+                    return reply
+                cause = ConnectionError("a primary that does not know what the change stream has told")
+            if not self._may_pass(cause) or loop.time() + pause > deadline:
+                raise ServiceUnavailable from cause
+            await asyncio.sleep(pause)
+            pause *= 2
+
+    def _may_pass(self, error: Exception) -> bool:
+        if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+            self._connection.renew()
+            return True
+        if isinstance(error, OperationFailure) and error.code in _NO_SNAPSHOT:
+            return True
+        is_connection = isinstance(error, AutoReconnect | InvalidOperation | ConnectionError)
+        return is_connection and not isinstance(error, ServerSelectionTimeoutError)
+
+
+class Documents:
+    """The documents of one database, cached or read."""
+
+    def __init__(self, reader: DocumentReader, cache: DocumentCache, holds: Holds) -> None:
+        self._reader = reader
+        self._holds = holds
+        self._loader = BatchLoader(self._read)
+        self.cache = cache
+
+    async def read(self, keys: Collection[Key], deadline: float) -> Lookup:
+        """The documents of `keys`, with the users of the sessions among them, as of one time.
+
+        Raises `ServiceUnavailable`, at the loop's time `deadline` at the latest.
+        """
+        cached = self.cache.lookup(keys)
+        return cached if cached is not None else Lookup(await self._loader.load(keys, deadline))
+
+    async def read_again(self, keys: Iterable[Key], *, restart: bool = False) -> None:
+        """Read `keys` in one query, and wake the holds of those whose document differs from what was cached.
+
+        `restart` drops whatever is cached first: events may have been missed. Raises `ServiceUnavailable`.
+        """
+        wanted = tuple(keys)
+        before = self.cache.documents(wanted)
+        if restart:
+            self.cache.clear()
+        if not wanted:
+            return
+        await self._read([key for key in wanted if key[0] != USERS])
+        after = self.cache.documents(wanted)
+        self._holds.wake([key for key in wanted if key not in before or key not in after or after[key] != before[key]])
+
+    async def close(self) -> None:
+        """End the reads under way."""
+        await self._loader.close()
+
+    async def _read(self, keys: Sequence[Key]) -> Mapping[Key, Any]:
+        values: dict[Key, Any] = {}
+        with self.cache.reading() as read:
+            for key, (document, time) in (await self._reader.read(keys)).items():
+                values[key] = parse(key, document)
+                self.cache.put(read, key, document, values[key], time)
+        return values
+
+
+def _is_of_documents(error: Exception) -> bool:
+    """Whether it is a document that cannot be read, and MongoDB is well."""
+    return not isinstance(error, PyMongoError) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)

@@ -1,0 +1,84 @@
+"""Change stream events: which document an event concerns, and what an update makes of a document. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from bson.timestamp import Timestamp
+
+from genstatus_server.mongo.queries import FIELDS, JOBS, Document, Key, document_id, job_key
+
+Event = Mapping[str, Any]
+#: A MongoDB cluster time as one number, because it is compared for every document and event.
+ClusterTime = int
+
+#: The operations that concern one document. Any other may concern all documents.
+DOCUMENT_OPERATIONS: Final = frozenset({"insert", "update", "replace", "delete"})
+_KEY_FIELDS: Final = frozenset({"submission_id", "file_type"})
+
+
+def cluster_time(timestamp: Timestamp) -> ClusterTime:
+    """`timestamp` as a number: seconds since 1970 in the upper bits, the counter within the second in the lower 32."""
+    return (timestamp.time << 32) | timestamp.inc
+
+
+def changed_fields(event: Event) -> set[str]:
+    """The top-level names of the fields that an update has set, removed or truncated."""
+    description = event.get("updateDescription") or {}
+    arrays = (each.get("field", "") for each in description.get("truncatedArrays") or ())
+    paths = (*(description.get("updatedFields") or ()), *(description.get("removedFields") or ()), *arrays)
+    return {path.partition(".")[0] for path in paths}
+
+
+def changes_key(event: Event) -> bool:
+    """Whether an update of a job moves it to another submission or file type."""
+    return event["operationType"] == "update" and not changed_fields(event).isdisjoint(_KEY_FIELDS)
+
+
+def key_of(event: Event) -> Key | None:
+    """The key of the document that the event itself names. None where it names none, as most events of jobs do."""
+    collection = event["ns"]["coll"]
+    if collection == JOBS:
+        return job_key(event.get("fullDocument"))
+    identifier = document_id(event["documentKey"].get("_id"))
+    return None if identifier is None else (collection, identifier)
+
+
+def apply_update(collection: str, document: Document, event: Event) -> Document | None:
+    """`document` as it is after the update in `event`; None where that is not certain.
+
+    It is uncertain where an array was changed in place: a number in a path may be a position or a field's name.
+    """
+    description = event["updateDescription"]
+    fields = FIELDS[collection]
+    if any(each["field"].partition(".")[0] in fields for each in description.get("truncatedArrays") or ()):
+        return None
+    result: Document | None = document
+    for path, value in (description.get("updatedFields") or {}).items():
+        if result is not None and path.partition(".")[0] in fields:
+            result = _with(result, path.split("."), value)
+    for path in description.get("removedFields") or ():
+        if result is not None and path.partition(".")[0] in fields:
+            result = _without(result, path.split("."))
+    return result
+
+
+def _with(document: Mapping[str, Any], path: list[str], value: object) -> Document | None:
+    name, *rest = path
+    if not rest:
+        return {**document, name: value}
+    inner = document.get(name)
+    if not isinstance(inner, dict) or rest[0].isdigit():
+        return None
+    changed = _with(cast("Document", inner), rest, value)
+    return None if changed is None else {**document, name: changed}
+
+
+def _without(document: Mapping[str, Any], path: list[str]) -> Document | None:
+    name, *rest = path
+    if not rest:
+        return {key: value for key, value in document.items() if key != name}
+    inner = document.get(name)
+    if not isinstance(inner, dict) or rest[0].isdigit():
+        return None
+    changed = _without(cast("Document", inner), rest)
+    return None if changed is None else {**document, name: changed}

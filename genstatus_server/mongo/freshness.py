@@ -1,0 +1,60 @@
+"""How far the change stream has come: the change stream writes it, the cache reads it."""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from genstatus_server.mongo.events import ClusterTime
+
+#: Seconds for which the cache is trusted after the change stream was last known to have caught up.
+TRUSTED_SECONDS: Final = 2.0
+
+
+class Freshness:
+    """The position of the change stream, and since when it may be behind.
+
+    `position` is the cluster time up to which, inclusive, every event has been applied. Local times are the
+    loop's, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.position: ClusterTime = 0
+        self._caught_up_at = float("-inf")
+        #: When MongoDB was asked for events, and the newest cluster time when it had answered, of earlier answers.
+        self._marks: deque[tuple[float, ClusterTime]] = deque()
+
+    def is_current(self) -> bool:
+        """Whether every event that was committed until two seconds ago is known to have been applied."""
+        return asyncio.get_running_loop().time() - self._caught_up_at < TRUSTED_SECONDS
+
+    def start(self, position: ClusterTime, asked_at: float) -> None:
+        """A new change stream begins behind `position`, which MongoDB named when it was asked at `asked_at`."""
+        self.position = position
+        self._caught_up_at = asked_at
+        self._marks.clear()
+
+    def stop(self) -> None:
+        """No change stream is open. `position` stays: a stream that resumes continues there."""
+        self._caught_up_at = float("-inf")
+        self._marks.clear()
+
+    def advance(self, newest_event: ClusterTime | None, asked_at: float, answered: ClusterTime) -> None:
+        """An answer of the change stream, asked for at `asked_at`, has been applied.
+
+        `newest_event` is the time of its last event, None where it had none: then the stream had caught up when it was
+        asked. `answered` is the newest cluster time when MongoDB answered.
+        """
+        if newest_event is None:
+            self._caught_up_at = asked_at
+            if self._marks:
+                self.position = max(self.position, self._marks[-1][1])
+            self._marks.clear()
+        else:
+            # Further events of the same time, as a transaction has them, may come with the next answer.
+            self.position = max(self.position, newest_event - 1)
+            while self._marks and self._marks[0][1] <= self.position:
+                self._caught_up_at = self._marks.popleft()[0]
+        # A mark that is older than that can no longer make the cache current.
+        while self._marks and self._marks[0][0] < asked_at - TRUSTED_SECONDS:
+            self._marks.popleft()
+        self._marks.append((asked_at, answered))

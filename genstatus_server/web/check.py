@@ -1,0 +1,103 @@
+"""Checks one request: access first, then the jobs, and signs what is finished."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from genstatus_server.hold.hold import Urls
+from genstatus_server.model.access import Login, check_access, log_in
+from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
+from genstatus_server.model.jobs import GenerationStatus, Job
+from genstatus_server.mongo.documents import Documents
+from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
+from genstatus_server.web.asked import Asked
+from genstatus_server.web.services import Services
+
+#: Seconds that all reads of one check may take together.
+CHECK_SECONDS: Final = 2.5
+
+#: Whether the jobs, as they are now, end the request's wait.
+IsSettled = Callable[[Sequence[Job]], bool]
+
+
+@dataclass(slots=True)
+class StatusCheck:
+    """The jobs that were asked for, and whether they settle the request.
+
+    The login session that allowed it ends at the loop's time `expires`. `is_confirmed` is False where a later check
+    could not be made: then the request is not settled, whatever its jobs are.
+    """
+
+    jobs: tuple[Job, ...]
+    is_settled: bool
+    expires: float
+    is_confirmed: bool = True
+
+    def unconfirmed(self) -> "StatusCheck":
+        """The same after another check could not be made."""
+        return StatusCheck(self.jobs, is_settled=False, expires=self.expires, is_confirmed=False)
+
+
+async def log_in_by_hash(documents: Documents, token_hash: str, deadline: float) -> Login:
+    """The caller whose login session this is. Raises `LoginRequired` and `ServiceUnavailable`."""
+    return log_in(await documents.read(((SESSIONS, token_hash),), deadline), token_hash)
+
+
+class StatusChecker:
+    """Checks one request of a caller who has logged in. `keys`: all that its answer depends on."""
+
+    __slots__ = ("_documents", "_expires", "_is_settled", "_login", "_params", "_presigner", "keys")
+
+    def __init__(self, services: Services, login: Login, params: Asked, is_settled: IsSettled) -> None:
+        self._documents = services.documents
+        self._presigner = services.presigner
+        self._login = login
+        self._params = params
+        self._is_settled = is_settled
+        self._expires = float("inf")
+        self.keys: tuple[Key, ...] = (
+            (SESSIONS, login.token_hash),
+            (SUBMISSIONS, params.submission_id),
+            *((JOBS, (params.submission_id, file_type)) for file_type in params.file_types),
+            (USERS, login.user.user_id),
+        )
+
+    async def check(self, deadline: float) -> StatusCheck:
+        """Check access and jobs, by the loop's time `deadline`.
+
+        Raises `LoginRequired`, `NoSuchSubmission`, `AccessDenied`, and `ServiceUnavailable` while the login lasts.
+        """
+        loop, params = asyncio.get_running_loop(), self._params
+        try:
+            # A session brings its user along.
+            lookup = await self._documents.read(self.keys[:-1], min(deadline, loop.time() + CHECK_SECONDS))
+        except ServiceUnavailable:
+            if loop.time() >= self._expires:
+                raise LoginRequired from None
+            raise
+        login = log_in(lookup, self._login.token_hash)
+        if login.user.user_id != self._login.user.user_id:
+            raise LoginRequired
+        check_access(lookup, login.user, params.submission_id)
+        jobs = tuple([lookup.job(params.submission_id, file_type) for file_type in params.file_types])
+        self._expires = loop.time() + login.expires_in()
+        return StatusCheck(jobs, self._is_settled(jobs), self._expires)
+
+    async def sign(self, checked: StatusCheck, deadline: float) -> Urls:
+        """The URLs of the files that are finished, by the loop's time `deadline`.
+
+        Raises `ServiceUnavailable`, also where nobody can tell who may have them by now.
+        """
+        if not any(job.generation_status is GenerationStatus.FINISHED for job in checked.jobs):
+            return (None,) * len(checked.jobs)
+        if not checked.is_confirmed:
+            raise ServiceUnavailable
+        try:
+            async with asyncio.timeout_at(deadline):
+                return [await self._url_of(job) for job in checked.jobs]
+        except TimeoutError as cause:
+            raise ServiceUnavailable from cause
+
+    async def _url_of(self, job: Job) -> str | None:
+        return await self._presigner.presigned_url(job) if job.generation_status is GenerationStatus.FINISHED else None
