@@ -56,4 +56,4 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def commands() -> None:
-    """Tells when generated files are there, and where."""
+    """Say when generated files are ready, and where to download them."""

@@ -19,6 +19,7 @@ from genstatus_server.model.errors import ServiceUnavailable, StartupError
 from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.s3.presigner import open_presigner
 from genstatus_server.settings import Settings
+from genstatus_server.telemetry import log
 
 #: Seconds without a byte after which a download is given up.
 _SILENCE: Final = 10
@@ -108,7 +109,7 @@ def _explain(error: Exception) -> str:
         return "the AWS chain has no credentials"
     if isinstance(cause, TimeoutError):
         return "credentials did not come in time"
-    return " ".join(str(cause).split())[:200]
+    return log.scrub(" ".join(str(cause).split()))[:200]
 
 
 def _download(url: str) -> Finding:

@@ -23,9 +23,9 @@ from genstatus_server.jobs_writer.events import JobEvent, OnEvent, report
 from genstatus_server.jobs_writer.lease import LeaseKeeper
 from genstatus_server.jobs_writer.parts import Source
 from genstatus_server.jobs_writer.s3 import checked_file
-from genstatus_server.jobs_writer.terms import MAX_INTEGER, Terms, is_integer
+from genstatus_server.jobs_writer.terms import Terms, is_integer
 from genstatus_server.jobs_writer.transfer import Progress, upload
-from genstatus_server.model.jobs import DEFAULT_FAILURE
+from genstatus_server.model.jobs import DEFAULT_FAILURE, LARGEST_ID
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
@@ -151,7 +151,7 @@ class JobHandle(JobFacts):
 
         `key` (and `bucket`, unless it is the server's) name a file that was put into S3 by other means than `upload`.
         """
-        if size is not None and not (is_integer(size) and 0 <= size <= MAX_INTEGER):
+        if size is not None and not (is_integer(size) and 0 <= size <= LARGEST_ID):
             raise ValueError(f"size must be a number of bytes, not {size!r}")
         if None not in {size, self._sent} and size != self._sent:
             raise ValueError(f"size is {size}, but {self._sent} bytes were uploaded")

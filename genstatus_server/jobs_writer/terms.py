@@ -5,15 +5,11 @@ import secrets
 import socket
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Final
 
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.s3 import checked_bucket
-from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
-
-#: The largest that MongoDB holds.
-MAX_INTEGER: Final = 2**63 - 1
+from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES, LARGEST_ID
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Terms:
 
 def checked_request(submission_id: int, file_type: str, start: date | None, end: date | None) -> Change:
     """The change that requests a generation. Raises ValueError where it makes no sense."""
-    if not is_integer(submission_id) or not 0 < submission_id <= MAX_INTEGER:
+    if not is_integer(submission_id) or not 0 < submission_id <= LARGEST_ID:
         raise ValueError(f"submission_id must be an integer between 1 and 2^63 - 1, not {submission_id!r}")
     if file_type not in FILE_TYPES:
         raise ValueError(f"file_type must be one of {', '.join(FILE_TYPES)}, not {file_type!r}")

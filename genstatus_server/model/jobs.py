@@ -17,7 +17,7 @@ FILE_TYPES: Final = ("D1", "D2", "E", "F")
 #: The file types whose generation covers a range of days, `start` to `end`.
 DATED_FILE_TYPES: Final = frozenset({"D1", "D2"})
 
-#: The largest id: MongoDB's integers have 64 bits.
+#: The largest id, and the largest integer of MongoDB.
 LARGEST_ID: Final = 2**63 - 1
 
 DEFAULT_FAILURE: Final = "The file could not be generated. Please try again, or contact the service desk."

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -54,28 +53,21 @@ def test_kubernetes_manifests_fit_their_schemas(version: str) -> None:
         kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_kubernetes_pod_outlives_the_drain_and_is_selected() -> None:
+def test_kubernetes_pod_fits_its_configuration(tmp_path: Path) -> None:
     pod = KUBERNETES["Deployment"]["spec"]["template"]
     (container,) = pod["spec"]["containers"]
-    settings = load_settings({}, {}, None)
-    environment = {each["name"]: each.get("value") for each in container["env"]}
-    configured = tomllib.loads(KUBERNETES["ConfigMap"]["data"]["genstatus.toml"])
-    delay = float(environment["GENSTATUS_SHUTDOWN_DELAY"])
-    assert pod["spec"]["terminationGracePeriodSeconds"] > delay + configured["drain_timeout"] + 2
-    assert configured["drain_timeout"] == settings.drain_timeout
+    config = tmp_path / "genstatus.toml"
+    config.write_text(KUBERNETES["ConfigMap"]["data"]["genstatus.toml"])
+    settings = load_settings({}, {}, str(config))
+    assert pod["spec"]["terminationGracePeriodSeconds"] > settings.shutdown_delay + settings.drain_timeout + 2
+    assert settings.shutdown_delay > 3 * container["readinessProbe"]["periodSeconds"]
     assert pod["spec"]["enableServiceLinks"] is False
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert container["ports"] == [{"name": "http", "containerPort": configured["port"]}]
+    assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
     for kind in ("Service", "PodDisruptionBudget"):
         selector = KUBERNETES[kind]["spec"]["selector"]
         assert (selector.get("matchLabels") or selector).items() <= pod["metadata"]["labels"].items()
-
-
-def test_kubernetes_configuration_can_be_used(tmp_path: Path) -> None:
-    config = tmp_path / "genstatus.toml"
-    config.write_text(KUBERNETES["ConfigMap"]["data"]["genstatus.toml"])
-    assert load_settings({}, {}, str(config)).address == "0.0.0.0"  # noqa: S104 - nobody listens
 
 
 def test_compose_server_and_worker_get_what_they_read() -> None:
