@@ -25,6 +25,7 @@ bench_packages=(
 test_packages=(
     "${bench_packages[@]}"
     nginx # the server is tested behind it, with conf/nginx.conf
+    apache2 # the same, with mod_deflate, which changes the ETag of what it compresses
     nodejs # runs the JavaScript client against a bad network
     chromium # shows the status page to its tests
     fonts-dejavu-core # the letters on their screenshots

@@ -13,8 +13,8 @@ from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES, Generation
 
 NO_URL: Final = "#"
 
-#: Answers that are remembered.
-_REMEMBERED: Final = 4096
+#: Encoded answers that are cached.
+_CACHED: Final = 4096
 #: For the OpenAPI document.
 _DAY: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4})?$"
 _MOMENT: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9]{2}:[0-9]{2}:[0-9]{2}$"
@@ -44,7 +44,8 @@ class GenerationStatusAnswer(Schema):
     generated_at = fields.String(
         allow_none=True,
         metadata={
-            "description": "When the generation was last updated, `MM/DD/YYYY HH:mm:ss`, UTC; null: not known.",
+            "description": "When the generation was last updated, UTC: `MM/DD/YYYY HH:mm:ss`, or "
+            "`YYYY-MM-DD HH:mm:ss` where the server has `generated_at_format = iso`; null: not known.",
             "pattern": _MOMENT,
         },
     )
@@ -74,23 +75,27 @@ _ANSWER: Final = GenerationStatusAnswer()
 _ANSWER_ABOUT_SEVERAL: Final = GenerationStatusesAnswer()
 
 
-def dump_answer(job: Job, file_type: str, url: str | None) -> dict[str, Any]:
+def dump_answer(job: Job, file_type: str, url: str | None, generated_at_format: str = "us") -> dict[str, Any]:
     """The body of the 200 for `job`; `url` is None unless it is finished."""
-    return cast("dict[str, Any]", _ANSWER.dump(_values(job, file_type, url)))
+    return cast("dict[str, Any]", _ANSWER.dump(_values(job, file_type, url, generated_at_format)))
 
 
 # A job's answer is the same for everybody who polls it, and for all who were held for it.
-@lru_cache(_REMEMBERED)
-def encode_answer(job: Job, file_type: str, url: str | None) -> bytes:
+@lru_cache(_CACHED)
+def encode_answer(job: Job, file_type: str, url: str | None, generated_at_format: str = "us") -> bytes:
     """`dump_answer` as JSON."""
-    return json.dumps(dump_answer(job, file_type, url)).encode()
+    return json.dumps(dump_answer(job, file_type, url, generated_at_format)).encode()
 
 
 def encode_answer_about_several(
-    submission_id: int, file_types: Sequence[str], jobs: Sequence[Job], urls: Sequence[str | None]
+    submission_id: int,
+    file_types: Sequence[str],
+    jobs: Sequence[Job],
+    urls: Sequence[str | None],
+    generated_at_format: str = "us",
 ) -> bytes:
     """The body of the 200 for `jobs`, as JSON; each has its file type and its URL."""
-    files = [_values(*each) for each in zip(jobs, file_types, urls, strict=True)]
+    files = [_values(*each, generated_at_format) for each in zip(jobs, file_types, urls, strict=True)]
     return json.dumps(_ANSWER_ABOUT_SEVERAL.dump({"submission_id": submission_id, "files": files})).encode()
 
 
@@ -104,7 +109,7 @@ def entity_tag(submission_id: int, file_types: Sequence[str], jobs: Sequence[Job
     return f'W/"{hashlib.sha256(seen).hexdigest()[:32]}"'
 
 
-def _values(job: Job, file_type: str, url: str | None) -> dict[str, Any]:
+def _values(job: Job, file_type: str, url: str | None, generated_at_format: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "job_id": job.job_id,
         "status": job.generation_status,
@@ -112,11 +117,18 @@ def _values(job: Job, file_type: str, url: str | None) -> dict[str, Any]:
         "url": url or NO_URL,
         "size": job.size,
         "message": job.message,
-        "generated_at": job.updated_at and f"{_day(job.updated_at)} {job.updated_at:%H:%M:%S}",
+        "generated_at": _generated_at(job.updated_at, generated_at_format),
     }
     if file_type in DATED_FILE_TYPES:
         values |= {"start": _day(job.start), "end": _day(job.end)}
     return values
+
+
+def _generated_at(moment: datetime | None, generated_at_format: str) -> str | None:
+    if moment is None:
+        return None
+    iso = f"{moment.year:04}-{moment.month:02}-{moment.day:02}"
+    return f"{iso if generated_at_format == 'iso' else _day(moment)} {moment:%H:%M:%S}"
 
 
 def _day(moment: datetime | None) -> str:

@@ -21,7 +21,7 @@ class GenerationStatusHandler(HeldHandler):
         return _is_settled
 
     def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
-        return encode_answer(jobs[0], asked.file_type, urls[0])
+        return encode_answer(jobs[0], asked.file_type, urls[0], self.services.settings.generated_at_format)
 
 
 def _is_settled(jobs: Sequence[Job]) -> bool:

@@ -28,7 +28,9 @@ class GenerationStatusesHandler(HeldHandler):
 
     def encode(self, asked: Asked, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
         self.set_header("ETag", self._entity_tag(asked, jobs))
-        return encode_answer_about_several(asked.submission_id, asked.file_types, jobs, urls)
+        return encode_answer_about_several(
+            asked.submission_id, asked.file_types, jobs, urls, self.services.settings.generated_at_format
+        )
 
     def _known_entity_tags(self) -> frozenset[str]:
         """Those in `If-None-Match`."""

@@ -1,10 +1,6 @@
 """Debian's nginx with conf/nginx.conf, in which only places differ: ports, certificate, logs."""
 
 import re
-import shutil
-import signal
-import socket
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +9,7 @@ from pathlib import Path
 import trustme
 
 from genstatus_server.demo.embedded.folder import free_port
-from tests.support.processes import DEADLINE, wait_until
-from tests.support.requirements import require
+from tests.support.proxy_process import find_program, running_proxy
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "nginx.conf"
 
@@ -40,24 +35,16 @@ class Nginx:
 @contextmanager
 def running_nginx(folder: Path, servers: Sequence[str]) -> Iterator[Nginx]:
     """`nginx` before `servers` (host:port) while the block lasts."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    require(program, "nginx is not installed (Debian: apt-get install nginx)")
+    program = find_program("nginx")
     nginx = Nginx(free_port(), free_port(), folder / "ca.pem", folder)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(nginx.ca_file))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(folder / "certificate.pem"))
     (folder / "nginx.conf").write_text(_placed(nginx, servers))
-    # In the foreground, so that it is this process that ends it.
-    command = [str(program), "-c", str(folder / "nginx.conf"), "-p", str(folder), "-g", "daemon off;"]
-    command += ["-e", str(folder / "error.log")]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: process.poll() is not None or _listens(nginx.https_port), "nginx listens")
-        assert process.poll() is None, (folder / "error.log").read_text()
+    command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-g", "daemon off;"]
+    error_log = folder / "error.log"
+    with running_proxy([*command, "-e", str(error_log)], nginx.https_port, error_log):
         yield nginx
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(DEADLINE)
 
 
 def _placed(nginx: Nginx, servers: Sequence[str]) -> str:
@@ -76,8 +63,3 @@ def _placed(nginx: Nginx, servers: Sequence[str]) -> str:
     temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = "".join(f"    {name}_temp_path {nginx.folder}/{name};\n" for name in temporary)
     return text.replace("http {\n", f"http {{\n{paths}", 1)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

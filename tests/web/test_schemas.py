@@ -301,6 +301,12 @@ def test_a_year_has_four_digits(year: int, day: str, moment: str | None) -> None
     assert (answer["start"], answer["end"], answer["generated_at"]) == (day, day, moment)
 
 
+def test_answer_has_generated_at_in_the_configured_format() -> None:
+    assert dump_answer(FINISHED, "E", None, "iso")["generated_at"] == "2024-02-29 04:05:06"
+    old = Job(1, GenerationStatus.WAITING, updated_at=datetime(987, 6, 5, 4, 3, 2, tzinfo=UTC))
+    assert dump_answer(old, "E", None, "iso")["generated_at"] == "0987-06-05 04:03:02"
+
+
 PARAMETERS = ["submission_id", "file_type", "wait", "timeout"]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -259,3 +260,10 @@ class TestEntityTag:
             assert (await ask(server, headers={"If-None-Match": known}, **wait)).code == HTTPStatus.OK
         answer = await ask(server, wait="any", timeout=0.2, headers={"If-None-Match": "*"})
         assert answer.code == HTTPStatus.OK
+
+
+@pytest.mark.parametrize("server_options", [{"generated_at_format": "iso"}])
+async def test_both_routes_send_the_configured_format_of_generated_at(server: Server, world: World) -> None:
+    await world.put_job(updated_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
+    [several, _] = body(await ask(server))["files"]
+    assert several["generated_at"] == body(await server.check())["generated_at"] == "2026-03-04 05:06:07"

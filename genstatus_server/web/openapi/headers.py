@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from genstatus_server.hold.registry import HoldResult
+from genstatus_server.web.base import ALLOWED_HEADERS, EXPOSED_HEADERS
 
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _TEXT: Final = {"type": "string"}
@@ -28,7 +29,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     "Access-Control-Expose-Headers": (
         "The headers that such a page may read.",
         _TEXT,
-        "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag",
+        EXPOSED_HEADERS,
     ),
     "Access-Control-Allow-Methods": (
         "To a preflight of such a page.",
@@ -38,7 +39,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     "Access-Control-Allow-Headers": (
         "To a preflight of such a page.",
         _TEXT,
-        "X-Session-ID, Prefer, X-Request-ID, If-None-Match",
+        ALLOWED_HEADERS,
     ),
     "Access-Control-Max-Age": ("To a preflight of such a page.", _SECONDS, 7200),
     "Allow": ("The methods that the path takes.", {"type": "string", "enum": [_METHODS]}, _METHODS),
