@@ -48,8 +48,6 @@ def is_deprecated(cls: type, name: str) -> bool:
 
 @pytest.mark.parametrize("cls", subclasses_of_tornado(), ids=lambda cls: cls.__qualname__)
 def test_a_subclass_uses_nothing_private_or_deprecated_of_tornado(cls: type) -> None:
-    if cls.__name__ == "HeldHandler":
-        pytest.xfail("it ends a hold behind the end of `get`")
     own = names_in(cls)
     for base in tornado_bases(cls):
         closed = {name for name in names_in(base) if is_private(name) or is_deprecated(base, name)}
