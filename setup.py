@@ -49,7 +49,7 @@ EMBEDDED = [
     *WORKER,  # the demo's worker uploads
 ]
 
-# `genstatus_server.client`, and `genstatus wait`.
+# `genstatus_server.client`, and `genstatus wait`. client/setup.py makes a distribution of these alone.
 CLIENT = [
     "httpx>=0.27,<1",  # blocking and asyncio with one interface, typed; 0.x, and 1.0 is announced to break things
     "rich>=13.7",  # the spinner and the bar; its numbers go up for dropped Pythons: no upper bound
@@ -64,6 +64,7 @@ TEST = [
     "h2>=4",  # has httpx speak HTTP/2, as browsers do through nginx
     "trustme>=1.2",  # certificates for MongoDB and nginx that are worth checking
     "pyyaml>=6.0.2",  # reads the alert rules
+    "setuptools>=77",  # builds the client's own distribution, as users get it
     "promql-parser>=0.12",  # the parser behind GreptimeDB: what the rules and the dashboard ask is PromQL
 ]
 
@@ -113,7 +114,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["genstatus_server", "genstatus_server.*"]),
-    package_data={"genstatus_server": ["py.typed"], "genstatus_server.web": ["static/*"]},
+    package_data={"genstatus_server": ["py.typed", "client/py.typed"], "genstatus_server.web": ["static/*"]},
     zip_safe=False,
     install_requires=RUNTIME,
     extras_require={"client": CLIENT, "embedded": EMBEDDED, "test": TEST, "e2e": E2E, "types": TYPES, "worker": WORKER},

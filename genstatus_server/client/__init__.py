@@ -6,16 +6,16 @@
 Needs neither the server nor what the server is made of.
 """
 
-from genstatus_server.client.answers import Generation, Phase, Status, Update
-from genstatus_server.client.async_client import AsyncGenerationClient
-from genstatus_server.client.errors import (
+from .answers import Generation, Phase, Status, Update
+from .async_client import AsyncGenerationClient
+from .errors import (
     DownloadFailed,
     GenerationError,
     GenerationRefused,
     ServerUnavailable,
     WaitTimedOut,
 )
-from genstatus_server.client.sync_client import GenerationClient
+from .sync_client import GenerationClient
 
 __all__ = [
     "AsyncGenerationClient",

@@ -34,7 +34,7 @@ def wait(base_url: str, submission_id: int, file_type: str, path: Path | None, t
     124 timed out, 130 interrupted.
     """
     try:
-        from genstatus_server.client.wait import Wanted, run  # noqa: PLC0415 - its libraries are an extra
+        from .wait import Wanted, run  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:
         fail(f"needs {(error.name or '').partition('.')[0]}: pip install '.[client]' in the source folder")
     sys.exit(run(base_url, session_token(), Wanted(submission_id, file_type, path, timeout)))

@@ -16,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from genstatus_server.client import Generation, Phase, Status, Update
+from . import Generation, Phase, Status, Update
 
 _TOLD = {
     Status.FINISHED: "finished",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from genstatus_server.client.answers import Generation
+from .answers import Generation
 
 
 class GenerationError(Exception):

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
-from genstatus_server.client.errors import DownloadFailed
-from genstatus_server.client.rules import refusal
+from .errors import DownloadFailed
+from .rules import refusal
 
 #: Told while a file is downloaded: bytes that have come, and bytes in all where that is known.
 Progress = Callable[[int, int | None], object]

@@ -3,14 +3,14 @@
 import logging
 import platform
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
-from genstatus_server import __version__
-from genstatus_server.client.part_file import Output
-from genstatus_server.client.rules import Ask, Fetch, Reply
+from .part_file import Output
+from .rules import Ask, Fetch, Reply
 
 ROUTE: Final = "/v1/check_generation_status/"
 CONNECT_SECONDS: Final = 10.0
@@ -20,7 +20,10 @@ STALL_SECONDS: Final = 30.0
 LARGEST_ANSWER: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024
 
-_USER_AGENT: Final = f"genstatus-client/{__version__} python/{platform.python_version()}"
+#: The distributions that bring this package.
+_DISTRIBUTIONS: Final = {"genstatus_client": "genstatus-client", "genstatus_server": "genstatus-server"}
+_VERSION: Final = version(_DISTRIBUTIONS[__name__.partition(".")[0]])
+_USER_AGENT: Final = f"genstatus-client/{_VERSION} python/{platform.python_version()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from math import inf
 from typing import Any, Final
 
-from genstatus_server.client.answers import Generation, Phase, Status, Update, generation_from
-from genstatus_server.client.errors import DownloadFailed, GenerationRefused, ServerUnavailable, WaitTimedOut
+from .answers import Generation, Phase, Status, Update, generation_from
+from .errors import DownloadFailed, GenerationRefused, ServerUnavailable, WaitTimedOut
 
 #: Seconds that a request is held as a rule, and how much later than that its answer may come.
 HOLD: Final = 25.0

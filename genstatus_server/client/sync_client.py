@@ -12,10 +12,10 @@ from typing import BinaryIO, Self
 
 import httpx
 
-from genstatus_server.client import rules
-from genstatus_server.client.answers import Generation, Update
-from genstatus_server.client.part_file import Output, PartFile, Progress, StreamOutput
-from genstatus_server.client.question import (
+from . import rules
+from .answers import Generation, Update
+from .part_file import Output, PartFile, Progress, StreamOutput
+from .question import (
     CHUNK,
     LARGEST_ANSWER,
     Target,
@@ -23,7 +23,7 @@ from genstatus_server.client.question import (
     http_options,
     no_reply,
 )
-from genstatus_server.client.rules import Ask, Chances, Fetch, Reply, Sleep, Steps
+from .rules import Ask, Chances, Fetch, Reply, Sleep, Steps
 
 
 class GenerationClient:

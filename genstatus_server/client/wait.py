@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from genstatus_server.client import (
+from . import (
     Generation,
     GenerationClient,
     GenerationError,
@@ -16,8 +16,8 @@ from genstatus_server.client import (
     Status,
     WaitTimedOut,
 )
-from genstatus_server.client.display import Display, open_display
-from genstatus_server.client.part_file import PartFile
+from .display import Display, open_display
+from .part_file import PartFile
 
 FAILED: Final = 1
 USAGE: Final = 2
