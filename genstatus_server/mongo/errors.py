@@ -17,6 +17,7 @@ _REASONS: Final = (
     ("No primary available", "it has no primary"),
     ("replica set name", "the replica set has another name"),
     ("does not exist", "its DNS record does not exist"),
+    ("not primary", "this member is not the primary"),
     ("timed out", "it does not answer in time"),
 )
 
@@ -24,8 +25,12 @@ _CODES: Final = {
     11: "there is no such user, or its password is another one",
     13: "the user may not do this: see `genstatus init-roles` for the roles",
     18: "the user name, the password or the authSource is wrong",
+    85: "an index with other options is there: drop it first",
+    86: "an index of this name is there with other keys: drop it first",
     121: "the document does not pass the validator of its collection",
+    166: "a view is in the place of a collection",
     8000: "the user name, the password or the authSource is wrong",
+    11000: "a unique index allows one document for each key, and there are more",
     11600: "MongoDB is shutting down",
 }
 
