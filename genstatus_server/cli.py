@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "submission": "admin.submissions",
     "user": "admin.users",
     "wait": "client.command",
+    "worker": "jobs_writer.command",
 }
 
 

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from genstatus_server.jobs_writer import JobHandle, JobsWriter
 from genstatus_server.model.jobs import GenerationStatus, job_from_document
@@ -77,24 +78,70 @@ def test_the_example_makes_a_file_of_100_000_rows(
     assert rows[-1] == "1,F,100000,1250000.00"
 
 
-def test_the_ten_lines_are_a_worker(
-    mongodb_uri: str, initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any, tmp_path: Path
-) -> None:
+def blocks_with(word: str) -> list[str]:
+    return [block for block in python_blocks(ROOT / "docs" / "workers.md") if word in block]
+
+
+def test_the_ten_lines_are_in_the_readme_too() -> None:
     lines = python_blocks(ROOT / "docs" / "workers.md")[0]
     assert len([line for line in lines.splitlines() if line]) <= 10
     assert lines in python_blocks(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("word", ["def generate(job):\n    path = make_file", "asyncio.run("])
+def test_programs_of_the_document_are_workers(
+    mongodb_uri: str, initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any, tmp_path: Path, word: str
+) -> None:
+    (lines,) = blocks_with(word)
     file, program = tmp_path / "E.csv", tmp_path / "worker.py"
     file.write_text("file_type\r\nE\r\n", newline="")
     lines = lines.replace("mongodb://db1,db2,db3/?replicaSet=rs0", mongodb_uri).replace('"reports"', repr(s3.bucket))
     lines = lines.replace('client["genstatus"]', f"client[{initialized.name!r}]")
-    program.write_text(f"def make_file(*asked): return {str(file)!r}\n{lines}")
+    make_file = "async def make_file" if "asyncio" in lines else "def make_file"
+    program.write_text(f"{make_file}(*_): return {str(file)!r}\n{lines}")
     job = JobsWriter(initialized).request(1, "E")
     with running(program, mongodb_uri, initialized.name, s3):
         wait_until(lambda: is_finished(initialized, job), seconds=DEADLINE)
     assert content(initialized, job, s3_client) == b"file_type\r\nE\r\n"
 
 
-class Enough(Exception):
+def test_other_blocks_of_the_document_run_as_they_stand(
+    initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    path = tmp_path / "D1.csv"
+    path.write_text("a,b")
+    writer = JobsWriter(initialized, bucket=s3.bucket, s3=s3_client)
+    names: dict[str, Any] = {"JobsWriter": JobsWriter, "database": initialized, "writer": writer, "path": path}
+    words = (
+        ".request(123, ",
+        "writer.claims()",
+        "writer.claim([",
+        's3_client("us-east-1"',
+        "on_event=count",
+    )
+    others = [block for word in words for block in blocks_with(word)]
+    assert len(others) == len(words) == len(python_blocks(ROOT / "docs" / "workers.md")) - 3
+
+    def stop_after(_sent: object) -> None:
+        if initialized["jobs"].count_documents({"status": "finished"}) == 1:
+            raise Enough
+
+    writer.request(1, "E")
+    for block in others:
+        space = names | {"print": stop_after}
+        with suppress(Enough):
+            exec(block, space)  # noqa: S102 - ours
+        if "on_event" in block:
+            with space["writer"].request(5, "E") as job:
+                job.finish(key="E.csv")
+            assert REGISTRY.get_sample_value("worker_job_events_total", {"file_type": "E", "kind": "finished"}) == 1
+    found = {(each["submission_id"], each["file_type"]): each["status"] for each in initialized["jobs"].find()}
+    assert found[123, "D1"] == found[5, "E"] == "finished"
+
+
+class Enough(BaseException):
     """As many changes as the test has made."""
 
 
@@ -108,11 +155,12 @@ def test_a_history_can_be_kept_as_the_document_says(initialized: "Database[dict[
         assert job._keeper is not None
         job._keeper.beat()
         job.finish(5, key="E.csv")
+    initialized["jobs"].delete_one({"_id": job.job_id})
     seen = []
 
     def remember(token: object) -> None:
         seen.append(token)
-        if len(seen) == 4:
+        if len(seen) == 5:
             raise Enough
 
     try:
@@ -121,6 +169,6 @@ def test_a_history_can_be_kept_as_the_document_says(initialized: "Database[dict[
         history = list(initialized["job_history"].find(sort=[("at", 1)]))
     finally:
         initialized.drop_collection("job_history")
-    assert [entry["status"] for entry in history] == ["waiting", "running", "finished"]
+    assert [entry["status"] for entry in history] == ["waiting", "running", "finished", "deleted"]
     assert [entry["owner"] for entry in history if entry.get("owner")] == ["the test"]
     assert history[-1]["job"] == {"_id": job.job_id, "submission_id": 1, "file_type": "E"}

@@ -1,0 +1,201 @@
+"""`genstatus worker run`: a generate function in several processes, of which those that die are replaced."""
+
+import asyncio
+import inspect
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from pymongo import MongoClient
+
+from genstatus_server.jobs_writer.aio import AsyncJobsWriter
+from genstatus_server.jobs_writer.writer import JobsWriter
+from genstatus_server.model.jobs import FILE_TYPES
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+_log = logging.getLogger("genstatus_server.jobs_writer")
+
+#: What the parent sends: once to have a process drain, twice to have it give its job back. A service manager may send
+#: SIGTERM to all processes at once, which must not count as the second one.
+_STOP_SIGNAL: Final = signal.SIGUSR1
+#: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
+_FIRST_PAUSE, _LONGEST_PAUSE, _A_WHILE = 1.0, 30.0, 60.0
+_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What each process is told."""
+
+    generate: str
+    uri: str
+    database: str
+    bucket: str | None
+    lease_seconds: float
+    file_types: tuple[str, ...] | None
+
+
+@click.group()
+def worker() -> None:
+    """Generate files."""
+
+
+@worker.command()
+@click.argument("generate", metavar="MODULE:FUNCTION")
+@click.option("--uri", metavar="URI", envvar="GENSTATUS_MONGODB_URI", required=True, help="URI of MongoDB.")
+@click.option("--database", metavar="NAME", envvar="GENSTATUS_MONGODB_DATABASE", default="genstatus", show_default=True)
+@click.option("--bucket", metavar="NAME", envvar="GENSTATUS_S3_BUCKET", help="Where files go.")
+@click.option(
+    "--file-type", "file_types", multiple=True, type=click.Choice(FILE_TYPES), help="Repeat it; default: all."
+)
+@click.option("--lease-seconds", metavar="SECONDS", type=click.FloatRange(1), default=60.0, show_default=True)
+@click.option("--processes", metavar="NUMBER", type=click.IntRange(1), default=1, show_default=True)
+def run(processes: int, file_types: Sequence[str], **options: Any) -> None:
+    """Call FUNCTION with each job, in as many processes as you like. It may be a coroutine function.
+
+    SIGTERM and Ctrl-C let each process finish the job in hand; a second one gives the jobs back. A process that dies
+    is replaced.
+    """
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - an entry of sys.path is text
+    _log_to_stderr()
+    told = Options(file_types=tuple(file_types) or None, **options)
+    _function(told.generate)
+    _Supervisor(told, processes).run()
+
+
+class _Slot:
+    """One of the processes, and when the next takes its place."""
+
+    def __init__(self) -> None:
+        self.process: SpawnProcess | None = None
+        self.started = self.not_before = 0.0
+        self.pause = _FIRST_PAUSE
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.is_alive()
+
+
+class _Supervisor:
+    def __init__(self, options: Options, count: int) -> None:
+        self._options = options
+        self._slots = [_Slot() for _ in range(count)]
+        self._stops = 0
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        while not self._stops or any(slot.is_alive for slot in self._slots):
+            for slot in self._slots:
+                self._tend(slot)
+            sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
+            wait(sentinels, _POLL_SECONDS) if sentinels else time.sleep(_POLL_SECONDS)
+
+    def _tend(self, slot: _Slot) -> None:
+        now = time.monotonic()
+        if slot.process is not None and not slot.process.is_alive():
+            slot.pause = _FIRST_PAUSE if now - slot.started >= _A_WHILE else slot.pause
+            slot.not_before = now + slot.pause
+            slot.pause = min(_LONGEST_PAUSE, 2 * slot.pause)
+            if not self._stops:
+                _log.warning("worker process %s ended with %s", slot.process.pid, slot.process.exitcode)
+            slot.process = None
+        if slot.process is None and not self._stops and now >= slot.not_before:
+            slot.process = multiprocessing.get_context("spawn").Process(target=work, args=(self._options,))
+            slot.started = now
+            slot.process.start()
+
+    def _stop(self, *_: object) -> None:
+        self._stops += 1
+        for slot in self._slots:
+            if slot.process is not None and slot.process.is_alive() and slot.process.pid is not None:
+                os.kill(slot.process.pid, _STOP_SIGNAL)
+
+
+def work(options: Options) -> None:
+    """Work until the parent says stop, or is gone."""
+    stop = _Stop()
+    signal.signal(_STOP_SIGNAL, stop.on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _log_to_stderr()
+    generate = _function(options.generate)
+    with MongoClient[dict[str, Any]](options.uri, appname="genstatus-worker") as client:
+        terms: dict[str, Any] = {"bucket": options.bucket, "lease_seconds": options.lease_seconds}
+        if inspect.iscoroutinefunction(generate):
+            asyncio.run(_work_async(AsyncJobsWriter(client[options.database], **terms), generate, options))
+        else:
+            JobsWriter(client[options.database], **terms).work(generate, options.file_types, stop=stop)
+
+
+class _Stop(threading.Event):
+    """Set by a signal. The second one raises, in the generation.
+
+    A handler must not call `set`: it runs in the thread that may be about to wait, with the lock held.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signals = 0
+
+    def on_signal(self, *_: object) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            sys.exit(1)
+
+    def is_set(self) -> bool:
+        return self._signals > 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep for so long, which is never long: the stop is noticed afterwards."""
+        if not self._signals:
+            time.sleep(timeout or 0)
+        return self.is_set()
+
+
+async def _work_async(writer: AsyncJobsWriter, generate: Callable[[Any], Any], options: Options) -> None:
+    stop, task = asyncio.Event(), asyncio.current_task()
+
+    def on_signal() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+        stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(_STOP_SIGNAL, on_signal)
+    await writer.work(generate, options.file_types, stop=stop)
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), _STOP_SIGNAL)
+
+
+def _function(name: str) -> Callable[[Any], Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise click.BadParameter(f"{name}: {error}", param_hint="MODULE:FUNCTION") from error
+    if not callable(found):
+        raise click.BadParameter(f"{name} is no function", param_hint="MODULE:FUNCTION")
+    generate: Callable[[Any], Any] = found
+    return generate
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")

@@ -1,0 +1,115 @@
+"""`genstatus worker run`, with real processes and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from genstatus_server.jobs_writer import JobsWriter
+from tests.jobs_writer.conftest import Database
+from tests.support.embedded_processes import wait_until
+from tests.support.services import S3
+
+SECONDS = 90.0
+GENERATE = """
+    import asyncio, os, signal, time
+    from io import BytesIO
+
+    def note(job, text):
+        with open("notes.txt", "a") as notes:
+            notes.write(f"{text} {job.submission_id} {os.getpid()}\\n")
+
+    def generate(job):
+        note(job, "began")
+        if job.submission_id == 1 and job.attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.submission_id == 2:
+            time.sleep(600)
+        job.upload(BytesIO(b"a,b"))
+
+    async def generate_async(job):
+        note(job, "began")
+        if job.submission_id == 2:
+            await asyncio.sleep(600)
+        await job.upload(BytesIO(b"a,b"))
+"""
+
+
+@contextmanager
+def running(folder: Path, uri: str, name: str, s3: S3, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    (folder / "mine.py").write_text(textwrap.dedent(GENERATE))
+    environment = {
+        "AWS_ACCESS_KEY_ID": s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+        "AWS_DEFAULT_REGION": s3.region,
+        "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
+        "GENSTATUS_MONGODB_URI": uri,
+    }
+    command = [sys.executable, "-m", "genstatus_server", "worker", "run", *arguments]
+    command += ["--database", name, "--bucket", s3.bucket]
+    with subprocess.Popen(command, cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def notes(folder: Path) -> list[list[str]]:
+    path = folder / "notes.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("function", ["generate", "generate_async"])
+def test_worker_run_drains_and_gives_back(
+    mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path, function: str
+) -> None:
+    jobs, writer = initialized["jobs"], JobsWriter(initialized)
+    writer.request(2, "E")
+    with running(tmp_path, mongodb_uri, initialized.name, s3, f"mine:{function}", "--processes=2") as process:
+        wait_until(lambda: bool(notes(tmp_path)), seconds=SECONDS)
+        writer.request(3, "E")
+        wait_until(lambda: jobs.count_documents({"status": "finished"}) == 1, seconds=SECONDS)
+        process.send_signal(signal.SIGTERM)
+        (busy,) = {int(pid) for _, submission, pid in notes(tmp_path) if submission == "2"}
+        (idle,) = {int(pid) for _, submission, pid in notes(tmp_path) if submission == "3"}
+        if idle != busy:
+            wait_until(lambda: not Path(f"/proc/{idle}").exists(), seconds=SECONDS)
+        assert process.poll() is None
+        assert (jobs.find_one({"submission_id": 2}) or {})["status"] == "running"
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+    found = jobs.find_one({"submission_id": 2}) or {}
+    assert (found["status"], found["attempts"]) == ("waiting", 0)
+    assert b"released: job " in log
+    assert b"finished: job " in log
+
+
+def test_worker_run_replaces_a_process_that_dies(
+    mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path
+) -> None:
+    JobsWriter(initialized).request(1, "E")
+    arguments = ("mine:generate", "--lease-seconds=2")
+    with running(tmp_path, mongodb_uri, initialized.name, s3, *arguments) as process:
+        wait_until(lambda: bool(initialized["jobs"].count_documents({"status": "finished"})), seconds=SECONDS)
+        first, second = {int(pid) for _, _, pid in notes(tmp_path)}
+        assert first != second
+        process.kill()  # Then the processes end by themselves.
+        _, log = process.communicate(timeout=SECONDS)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (first, second)), seconds=SECONDS)
+    assert b"ended with -9" in log
+
+
+@pytest.mark.parametrize("name", ["mine", "mine:", "no.such:thing", "os:nothing", "os:sep", ":x"])
+def test_worker_run_refuses_what_is_no_function(name: str) -> None:
+    command = [sys.executable, "-m", "genstatus_server", "worker", "run", name, "--uri", "mongodb://127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+    assert done.returncode == 2
+    assert b"MODULE:FUNCTION" in done.stderr
+    assert b"Traceback" not in done.stderr
