@@ -14,11 +14,9 @@ from collections.abc import Generator, Iterator
 from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import botocore.session
 import pymongo
 import pytest
-from botocore.config import Config
 from hypothesis import settings as hypothesis_settings
 from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
@@ -167,16 +165,8 @@ def initialized(session_database: "Database[dict[str, Any]]") -> "Database[dict[
 
 @pytest.fixture(scope="session")
 def s3_client(s3: services.S3) -> Iterator[Any]:
-    """A blocking client of boto3's, as workers have one."""
-    client: Any = boto3.client(
-        "s3",
-        region_name=s3.region,
-        endpoint_url=s3.endpoint_url,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
-    with closing(client):
+    """A client of boto3's, which blocks."""
+    with closing(s3.client()) as client:
         yield client
 
 
@@ -186,7 +176,8 @@ def s3(request: pytest.FixtureRequest) -> services.S3:
     bucket = f"reports-{uuid.uuid4().hex[:12]}"
     url = shared_url(request.config, "s3")
     server = services.S3(url, services.ACCESS_KEY, services.SECRET_KEY, services.REGION, bucket)
-    make_bucket(server)
+    with closing(server.client()) as client:
+        client.create_bucket(Bucket=bucket)
     return server
 
 
@@ -219,17 +210,3 @@ def server(
     settings = settings_for(mongodb_uri, world.name, s3, **server_options)
     yield io_loop.run_sync(lambda: start(stack, settings, s3, http_client))
     io_loop.run_sync(stack.aclose)
-
-
-def make_bucket(s3: services.S3) -> None:
-    """With a client that blocks: the current loop is the test's, and not running."""
-    client: Any = botocore.session.get_session().create_client(
-        "s3",
-        region_name=s3.region,
-        endpoint_url=s3.endpoint_url,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
-    with closing(client):
-        client.create_bucket(Bucket=s3.bucket)

@@ -10,8 +10,6 @@ from typing import Any
 
 import pymongo
 import pytest
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
@@ -170,17 +168,9 @@ def test_a_database_per_test(database_name: str, sync_mongodb: "pymongo.MongoCli
     assert database_name in sync_mongodb.list_database_names()
 
 
-async def test_the_shared_s3_keeps_what_it_is_given(s3: S3, http_client: SimpleAsyncHTTPClient) -> None:
-    async with get_session().create_client(
-        "s3",
-        region_name=s3.region,
-        endpoint_url=s3.endpoint_url,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-        config=AioConfig(signature_version="s3v4", s3={"addressing_style": "path"}),
-    ) as client:
-        await client.put_object(Bucket=s3.bucket, Key="123/D1.csv", Body=b"a,b")
-        url = await client.generate_presigned_url("get_object", Params={"Bucket": s3.bucket, "Key": "123/D1.csv"})
+async def test_the_shared_s3_keeps_what_it_is_given(s3: S3, s3_client: Any, http_client: SimpleAsyncHTTPClient) -> None:
+    s3_client.put_object(Bucket=s3.bucket, Key="123/D1.csv", Body=b"a,b")
+    url = s3_client.generate_presigned_url("get_object", Params={"Bucket": s3.bucket, "Key": "123/D1.csv"})
     assert (await http_client.fetch(url)).body == b"a,b"
     refused = await http_client.fetch(url.replace("123", "124"), raise_error=False)
     assert refused.code in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}

@@ -15,7 +15,6 @@ import pytest
 import structlog
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from botocore.loaders import create_loader
 
 from genstatus_server.model.errors import ServiceUnavailable, StartupError
 from genstatus_server.model.jobs import GenerationStatus, Job
@@ -130,15 +129,6 @@ CASES = {
     "signature: regions": Case({"AWS_SIGV4A_SIGNING_REGION_SET": "*"}, region="us-west-2"),
     "signature: checksums": Case({"AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}, region="us-west-2"),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def loaded_once() -> Iterator[None]:
-    """Have all sessions share what botocore reads from disk, which takes the most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        loader = create_loader()
-        patch.setattr("botocore.session.create_loader", lambda _path: loader)
-        yield
 
 
 @contextmanager

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import boto3
+from botocore.config import Config
 
 Started = TypeVar("Started")
 
@@ -28,6 +31,17 @@ class S3:
     secret_key: str
     region: str
     bucket: str
+
+    def client(self) -> Any:
+        """A client that blocks, as workers have one: for preparing, beside a loop that is not running."""
+        return boto3.session.Session().client(
+            "s3",
+            region_name=self.region,
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
 
 
 class Address(NamedTuple):

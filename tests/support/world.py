@@ -9,8 +9,6 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import botocore.session
-from botocore.config import Config
 from pymongo import AsyncMongoClient, WriteConcern
 
 from tests.support import secrecy
@@ -96,15 +94,7 @@ class World:
 
 def upload(s3: S3, key: str, content: bytes, bucket: str | None = None) -> None:
     """Put a file into the S3 server, with a client that blocks."""
-    client: Any = botocore.session.get_session().create_client(
-        "s3",
-        region_name=s3.region,
-        endpoint_url=s3.endpoint_url,
-        aws_access_key_id=s3.access_key,
-        aws_secret_access_key=s3.secret_key,
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
-    with closing(client):
+    with closing(s3.client()) as client:
         if bucket:
             client.create_bucket(Bucket=bucket)
         client.put_object(Bucket=bucket or s3.bucket, Key=key, Body=content)
