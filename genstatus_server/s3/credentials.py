@@ -36,12 +36,17 @@ _PROCESS_RUNNER: Final = shlex.join([sys.executable, "-P", str(credential_proces
 Load = Callable[[], Awaitable[Any]]
 
 
-def aws_chain(region: str | None) -> Load:
-    """Loads what the AWS chain gives, from the STS of `region` where it needs one; None is the configured region."""
+def aws_chain(region: str | None, keys: tuple[str, str] | None = None) -> Load:
+    """Loads the access key and secret key in `keys`, or else what the AWS chain gives.
+
+    The chain requests a role from the STS of `region`; None is the configured region.
+    """
 
     async def load() -> Any:
         session = get_session()  # A new one each time: a session keeps the first credentials and configuration.
         session.set_config_variable("region", region)
+        if keys is not None:
+            session.set_credentials(*keys)
         for profile in session.full_config["profiles"].values():
             if command := profile.get("credential_process"):
                 profile["credential_process"] = f"{_PROCESS_RUNNER} {command}"

@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Final
 from urllib.parse import quote
 
-from aiobotocore.credentials import AioCredentials
 from botocore.exceptions import BotoCoreError
 from cachetools import LRUCache
 
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.model.jobs import Job
-from genstatus_server.s3.credentials import Load, RefreshingCredentials, aws_chain
+from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
 from genstatus_server.s3.signing import UrlSigner, open_signer
 from genstatus_server.telemetry import log
 
@@ -50,17 +49,12 @@ class Presigner:
 
         Raises `ServiceUnavailable`.
         """
-        url = self.url_at_once(job)
-        if url is None:
-            with self._time_signature():
-                url = await self._sign(job)
-        return url
-
-    def url_at_once(self, job: Job) -> str | None:
-        """The URL that was signed for `job`, where it still has at least half of its life."""
-        signed_at, url = self._urls.get(job, (0, None))
+        signed_at, url = self._urls.get(job, (0, ""))
         # The wall clock, because S3 goes by it. Where it was set back, the URL is of the future.
-        return url if 0 <= time.time() - signed_at < self._url_ttl / 2 else None
+        if 0 <= time.time() - signed_at < self._url_ttl / 2:
+            return url
+        with self._time_signature():
+            return await self._sign(job)
 
     async def has_credentials(self) -> bool:
         """Whether there are credentials to sign with."""
@@ -101,13 +95,6 @@ def content_disposition(key: str) -> str:
     return header if plain == name else f"{header}; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def _fixed(access_key: str, secret_key: str) -> Load:
-    async def load() -> AioCredentials:
-        return AioCredentials(access_key, secret_key)
-
-    return load
-
-
 @asynccontextmanager
 async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
     *,
@@ -116,19 +103,17 @@ async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
     endpoint_url: str | None,
     url_ttl: int,
     addressing_style: str = "auto",
-    access_key: str | None = None,
-    secret_key: str | None = None,
+    keys: tuple[str, str] | None = None,
     time_signature: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> AsyncIterator[Presigner]:
-    """The presigner. Without keys, credentials come from the AWS chain.
+    """The presigner. Credentials are an access key and a secret key, or else come from the AWS chain.
 
     A signature is made within the block of `time_signature()`. Raises `StartupError` where the AWS configuration
     cannot be used.
     """
     if bucket is None:
         log.warning("s3_bucket_missing", hint="set s3_bucket; files whose job names no bucket cannot be downloaded")
-    load = _fixed(access_key, secret_key) if access_key and secret_key else aws_chain(region)
-    credentials = RefreshingCredentials(load, needed=math.ceil(url_ttl / 2))
+    credentials = RefreshingCredentials(aws_chain(region, keys), needed=math.ceil(url_ttl / 2))
     async with open_signer(
         region=region, endpoint_url=endpoint_url, addressing_style=addressing_style, url_ttl=url_ttl
     ) as signer:

@@ -72,7 +72,6 @@ def make_application(services: Services) -> Application:
 async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: tuple[str, str] | None) -> Services:
     """Everything that the handlers work with, following changes already; `stack` closes it."""
     uri, name = settings.mongodb_uri or "", settings.mongodb_database
-    access_key, secret_key = s3_keys or (None, None)
     metrics, holds, freshness = Metrics(), HoldRegistry[Key](), Freshness()
     connection = _open(stack, Connection(uri, name))
     # The change stream has a client of its own: what slows reads down must not slow it down, and the other way round.
@@ -84,8 +83,7 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
             endpoint_url=settings.s3_endpoint_url,
             addressing_style=settings.s3_addressing_style,
             url_ttl=settings.url_ttl,
-            access_key=access_key,
-            secret_key=secret_key,
+            keys=s3_keys,
             time_signature=metrics.presign_seconds.time,
         )
     )

@@ -106,7 +106,7 @@ def body(response: HTTPResponse) -> dict[str, Any]:
 
 async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: SimpleAsyncHTTPClient) -> Server:
     """A server on a free port that follows changes; `stack` stops it."""
-    services = await open_services(stack, settings, s3_keys=(s3.access_key, s3.secret_key))
+    services = await open_services(stack, settings, s3_keys=(s3.access_key, s3.secret_key) if s3.access_key else None)
     server = serve(stack, services, client)
     await until(lambda: services.follower.state is not StreamState.DOWN, what="watching")
     # Its first connection for reads stands by now: to make one may take a busy machine longer than a short hold may.
