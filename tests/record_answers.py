@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +20,6 @@ from unittest.mock import patch
 from tornado.httpclient import HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.settings import load_settings
 from genstatus_server.web import retry
 from tests.support import services
 from tests.support.server import ROUTE, Server, settings_for, start
@@ -180,15 +180,14 @@ async def record(uri: str, world: World, client: SimpleAsyncHTTPClient) -> dict[
     """Every recording by its name. The database of `world` is as `World.begin` leaves it."""
     options = {"max_waits_per_session": "1"}
     settings = settings_for(uri, world.name, STORAGE, **options)
-    without_bucket = load_settings({"mongodb_uri": uri, "mongodb_database": world.name, "s3_region": "us-east-1"}, {})
     answers: dict[str, Document] = {}
     with patch.object(retry, "spread", lambda low, _high: str(low)):
-        async with serving(settings, client) as server:
+        async with serving(settings, STORAGE, client) as server:
             recorder = Recorder(server, world)
             for part in (record_errors, record_results, record_several, record_holds):
                 await part(recorder)
             answers |= recorder.answers
-        async with serving(without_bucket, client) as server:
+        async with serving(settings, replace(STORAGE, access_key=""), client) as server:
             recorder = Recorder(server, world)
             await record_unavailable(recorder)
             answers |= recorder.answers
@@ -197,9 +196,9 @@ async def record(uri: str, world: World, client: SimpleAsyncHTTPClient) -> dict[
 
 
 @asynccontextmanager
-async def serving(settings: Any, client: SimpleAsyncHTTPClient) -> AsyncIterator[Server]:
+async def serving(settings: Any, storage: S3, client: SimpleAsyncHTTPClient) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
-        yield await start(stack, settings, STORAGE, client)
+        yield await start(stack, settings, storage, client)
 
 
 def as_text(answer: Document) -> str:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from botocore.exceptions import BotoCoreError
 from cachetools import LRUCache
 
 from genstatus_server.model.errors import ServiceUnavailable
-from genstatus_server.model.jobs import Job
+from genstatus_server.model.jobs import DEFAULT_FAILURE, GenerationStatus, Job
 from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
 from genstatus_server.s3.signing import UrlSigner, open_signer
 from genstatus_server.telemetry import log
@@ -56,6 +57,23 @@ class Presigner:
         with self._time_signature():
             return await self._sign(job)
 
+    async def signable(self, job: Job) -> Job:
+        """`job`, or the same as failed where it is finished and in no bucket that can be signed for."""
+        if job.generation_status is not GenerationStatus.FINISHED or job in self._urls:
+            return job
+        try:
+            await self._signer.resolve(self._bucket_of(job))
+        except (BotoCoreError, LookupError) as error:
+            log.warning("job_malformed", job_id=job.job_id, problems=[log.cause(error)])
+            return replace(job, generation_status=GenerationStatus.FAILED, message=DEFAULT_FAILURE)
+        return job
+
+    def _bucket_of(self, job: Job) -> str:
+        bucket = job.bucket or self._bucket
+        if bucket is None:
+            raise LookupError("neither upload.bucket nor s3_bucket names a bucket")
+        return bucket
+
     async def has_credentials(self) -> bool:
         """Whether there are credentials to sign with."""
         try:
@@ -66,18 +84,16 @@ class Presigner:
         return True
 
     async def _sign(self, job: Job) -> str:
-        bucket, key = job.bucket or self._bucket, job.key
-        if not bucket or not key:
-            raise ServiceUnavailable from ValueError("s3_bucket is not configured, and the job names no bucket")
         try:
             async with asyncio.timeout(CREDENTIALS_TIMEOUT):
                 credentials = await self._credentials.get()
             is_lasting = self._credentials.valid_for(self._url_ttl)
             signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
-            url = await self._signer.sign(bucket, key, content_disposition(key), credentials)
+            key = job.key or ""  # A job that is finished has one.
+            url = await self._signer.sign(self._bucket_of(job), key, content_disposition(key), credentials)
         except TimeoutError:
             raise ServiceUnavailable from TimeoutError("time-out: credentials are still being fetched")
-        except BotoCoreError as cause:
+        except (BotoCoreError, LookupError) as cause:
             raise ServiceUnavailable from cause
         if is_lasting:
             self._urls[job] = signed_at, url

@@ -32,7 +32,7 @@ _NO_KEY: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where the objects of a bucket are (a URL that ends with a slash), and what their URLs are signed for."""
 
     url: str
@@ -46,26 +46,31 @@ class UrlSigner:
     def __init__(self, client: "S3Client", url_ttl: int) -> None:
         self._client = client
         self._url_ttl = url_ttl
-        self._places = LRUCache[str, _Place](_MOST_BUCKETS)
+        self._places = LRUCache[str, Place](_MOST_BUCKETS)
 
     async def sign(self, bucket: str, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str:
         """A presigned GET URL whose answer has `disposition` as its Content-Disposition.
 
         Raises botocore's `BotoCoreError` where `bucket` cannot be signed for.
         """
-        place = self._places.get(bucket)
-        if place is None:
-            place = self._places[bucket] = await self._resolve(bucket)
+        place = await self.resolve(bucket)
         url = place.url + quote(key, safe="/~")
         request = AWSRequest("GET", url, params={"response-content-disposition": disposition})
         S3SigV4QueryAuth(credentials, place.service, place.region, expires=self._url_ttl).add_auth(request)
         return str(request.url)
 
-    async def _resolve(self, bucket: str) -> _Place:
+    async def resolve(self, bucket: str) -> Place:
+        """Where the objects of `bucket` are. Raises as `sign` does; it never suspends for I/O."""
+        place = self._places.get(bucket)
+        if place is None:
+            place = self._places[bucket] = await self._resolve(bucket)
+        return place
+
+    async def _resolve(self, bucket: str) -> Place:
         sample = {"Bucket": bucket, "Key": _SAMPLE_KEY}
         url = urlsplit(await self._client.generate_presigned_url("get_object", Params=sample))
         _, _, region, service, _ = parse_qs(url.query)["X-Amz-Credential"][0].rsplit("/", 4)
-        return _Place(f"{url.scheme}://{url.netloc}{url.path.removesuffix(_SAMPLE_KEY)}", service, region)
+        return Place(f"{url.scheme}://{url.netloc}{url.path.removesuffix(_SAMPLE_KEY)}", service, region)
 
 
 @asynccontextmanager

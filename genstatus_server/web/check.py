@@ -80,7 +80,8 @@ class StatusChecker:
         if login.user.user_id != self._login.user.user_id:
             raise LoginRequired
         check_access(lookup, login.user, params.submission_id)
-        jobs = tuple([lookup.job(params.submission_id, file_type) for file_type in params.file_types])
+        found = [lookup.job(params.submission_id, file_type) for file_type in params.file_types]
+        jobs = tuple([await self._presigner.signable(job) for job in found])
         self._expires = loop.time() + login.expires_in()
         return StatusCheck(jobs, self._is_settled(jobs), self._expires)
 

@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit, urlunsplit
 
 import pytest
+import structlog
 from aiobotocore.session import AioSession
 from tornado.httpclient import HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.model.jobs import GenerationStatus, Job
+from genstatus_server.model.jobs import DEFAULT_FAILURE, GenerationStatus, Job
 from genstatus_server.s3.presigner import content_disposition, open_presigner
 from tests.support.server import Server, body, seen_by, settings_for, start, until
 from tests.support.services import S3
@@ -206,16 +207,27 @@ async def test_all_who_are_given_a_url_share_the_one_client(
 # Where there is nothing to sign with, or for
 
 
-async def test_a_file_without_any_bucket_is_a_503(
+async def test_finished_job_without_any_bucket_has_failed(
     world: World, mongodb_uri: str, s3: S3, http_client: SimpleAsyncHTTPClient
 ) -> None:
     settings = replace(settings_for(mongodb_uri, world.name, s3), s3_bucket=None)
     async with AsyncExitStack() as stack:
         server = await start(stack, settings, s3, http_client)
         await world.put_job(status="finished", upload={"status": "finished", "key": "1/D1.csv"})
-        check_unavailable(await server.check())
-        check_unavailable(await server.check(wait="true"))
+        for wait in ("false", "true"):
+            answer = body(await server.check(wait=wait))
+            assert (answer["status"], answer["url"], answer["message"]) == ("failed", "#", DEFAULT_FAILURE)
         assert f"/{s3.bucket}/" in await url_of(server, world, bucket=s3.bucket)
+
+
+async def test_job_in_a_bucket_that_can_never_be_signed_for_has_failed() -> None:
+    elsewhere = "arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/reports"  # In another partition.
+    jobs = [Job(1, GenerationStatus.FINISHED, bucket=bucket, key="1/D1.csv") for bucket in (None, elsewhere)]
+    with structlog.testing.capture_logs() as records:
+        async with open_presigner(bucket="reports", region="us-west-2", endpoint_url=None, url_ttl=60) as presigner:
+            checked = [await presigner.signable(job) for job in jobs]
+    assert [job.generation_status for job in checked] == ["finished", "failed"]
+    assert [record["job_id"] for record in records if record["event"] == "job_malformed"] == [1]
 
 
 async def test_without_credentials_a_file_is_a_503_and_all_else_is_answered(
@@ -285,16 +297,6 @@ async def test_on_aws_the_bucket_is_a_host_of_its_region(
     assert query(url)["X-Amz-Algorithm"] == "AWS4-HMAC-SHA256"
     day = query(url)["X-Amz-Date"][:8]
     assert query(url)["X-Amz-Credential"] == f"AKIAEXAMPLE/{day}/{region or 'us-east-1'}/s3/aws4_request"
-
-
-@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "us-gov-west-1"])
-async def test_behind_an_endpoint_the_bucket_is_part_of_the_path(
-    credentials_in_the_environment: None, region: str
-) -> None:
-    url = await sign(region=region, endpoint_url="https://s3.example.gov:9000")
-    assert urlsplit(url)[:3] == ("https", "s3.example.gov:9000", "/reports/1/D1.csv")
-    assert query(url)["X-Amz-Algorithm"] == "AWS4-HMAC-SHA256"
-    assert f"/{region}/s3/" in query(url)["X-Amz-Credential"]
 
 
 async def sign(region: str | None = None, endpoint_url: str | None = None) -> str:
