@@ -115,7 +115,7 @@ def test_other_blocks_of_the_document_run_as_they_stand(
     writer = JobsWriter(initialized, bucket=s3.bucket, s3=s3_client)
     names: dict[str, Any] = {"JobsWriter": JobsWriter, "database": initialized, "writer": writer, "path": path}
     words = (
-        ".request(123, ",
+        "from datetime import date",
         "writer.claims()",
         "writer.claim([",
         's3_client("us-east-1"',
