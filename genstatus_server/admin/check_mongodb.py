@@ -19,6 +19,8 @@ Outcome = tuple[Result, str, str]
 Check = Callable[[Database[Document], Mapping[str, Any]], Outcome]
 
 _OLDEST_VERSION: Final = 6
+#: Milliseconds that one operation may take.
+_OPERATION_MS: Final = 10_000
 #: Seconds by which the clocks may differ.
 _CLOCK_SECONDS: Final = 5
 _SHORTEST_WINDOW: Final = timedelta(hours=1)
@@ -30,7 +32,7 @@ _ROLE: Final = "give the user the role genstatus_serve, which `genstatus init-ro
 def check_mongodb(uri: str, name: str) -> Iterator[Finding]:
     """The findings about the database `name`; where MongoDB cannot be reached, just that one."""
     try:
-        with open_client(uri) as client:
+        with open_client(uri, timeoutMS=_OPERATION_MS) as client:
             hello = client.admin.command("hello")
             for title, check in _CHECKS.items():
                 yield Finding(title, *_outcome(check, client[name], hello))
@@ -39,7 +41,7 @@ def check_mongodb(uri: str, name: str) -> Iterator[Finding]:
             "mongodb", Result.FAILED, explain(error), "see mongodb_uri: hosts, port, replicaSet, user, authSource, tls"
         )
         return
-    yield Finding("schema", *_schema(uri, name))
+    yield from _schema(uri, name)
 
 
 def _outcome(check: Check, database: Database[Document], hello: Mapping[str, Any]) -> Outcome:
@@ -122,14 +124,20 @@ def _oplog_window(database: Database[Document]) -> tuple[timedelta, float]:
     return timedelta(seconds=seconds), sizes["size"] / sizes["maxSize"]
 
 
-def _schema(uri: str, name: str) -> Outcome:
+def _schema(uri: str, name: str) -> Iterator[Finding]:
     try:
-        missing = [line.partition(": would ")[2] for line in initialize(uri, name, dry_run=True)]
+        lines = [line.removeprefix(f"{name}: ") for line in initialize(uri, name, dry_run=True)]
     except StartupError as error:
-        return Result.FAILED, str(error), _ROLE
+        yield Finding("schema", Result.FAILED, str(error), _ROLE)
+        return
+    missing = [line.removeprefix("would ") for line in lines if line.startswith("would ")]
     if missing:
-        return Result.WARNING, f"missing: {_shortened(missing)}", "run `genstatus init-db`, which makes it"
-    return Result.OK, "validators and indexes are there", ""
+        yield Finding(
+            "schema", Result.WARNING, f"to do: {_shortened(missing)}", "run `genstatus init-db`, which does it"
+        )
+    else:
+        yield Finding("schema", Result.OK, "validators and indexes are there")
+    yield from (Finding("documents", Result.WARNING, line) for line in lines if not line.startswith("would "))
 
 
 def _shortened(lines: Sequence[str], most: int = 3) -> str:

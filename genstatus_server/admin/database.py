@@ -22,6 +22,8 @@ Document = dict[str, Any]
 Command = Callable[..., Any]
 
 _ATTEMPTS: Final = 10
+#: Milliseconds that one operation may take.
+_OPERATION_MS: Final = 30_000
 
 #: An id of a document.
 ID: Final = click.IntRange(1, LARGEST_ID)
@@ -54,7 +56,7 @@ def with_database(command: Command) -> Command:
 def opened(uri: str, name: str) -> Iterator[Database[Document]]:
     """The database `name`. An error of the driver's within the block ends the command with one line."""
     try:
-        with open_client(uri) as client:
+        with open_client(uri, timeoutMS=_OPERATION_MS) as client:
             yield client.get_database(name, codec_options=CODEC, write_concern=WriteConcern("majority"))
     except PyMongoError as error:
         raise click.ClickException(explain(error)) from error

@@ -204,12 +204,14 @@ def _refused(database: Database[dict[str, Any]], collection: str) -> Iterator[st
         yield f"{collection}: the validator refuses {len(listed)} documents{ids}{more}; repair or remove them"
 
 
-def open_client(uri: str) -> MongoClient[dict[str, Any]]:
-    """A client that blocks, for commands. It looks for a primary as long as `uri` says, else for five seconds."""
-    patience: dict[str, Any] = (
-        {} if "serverselectiontimeoutms" in uri.lower() else {"serverSelectionTimeoutMS": _CONNECT_MS}
-    )
-    return MongoClient(uri, appname="genstatus", **patience)
+def open_client(uri: str, **limits: int) -> MongoClient[dict[str, Any]]:
+    """A client that blocks, for commands. `limits` are milliseconds, for what `uri` itself does not limit.
+
+    It waits five seconds for a primary, unless it is told otherwise.
+    """
+    limits = {"serverSelectionTimeoutMS": _CONNECT_MS} | limits
+    missing: dict[str, Any] = {name: value for name, value in limits.items() if name.lower() not in uri.lower()}
+    return MongoClient(uri, appname="genstatus", **missing)
 
 
 def _shape(database: Database[dict[str, Any]], collection: str) -> Shape | None:

@@ -69,7 +69,7 @@ def test_check_shows_a_table_and_advice_for_people(invoke: Callable[..., Result]
     lines = invoke().stdout.splitlines()
     assert lines[0].split() == ["check", "result", "found"]
     assert "mongodb        ok" in "\n".join(lines)
-    assert "schema: run `genstatus init-db`, which makes it" in lines
+    assert "schema: run `genstatus init-db`, which does it" in lines
     assert any(line.startswith("download: --download KEY") for line in lines)
 
 
@@ -79,6 +79,23 @@ def test_check_names_what_init_db_would_make(check: Check) -> None:
     assert findings["schema"]["result"] == "warning"
     assert "collection jobs" in findings["schema"]["found"]
     assert findings["download"]["result"] == "skipped"
+
+
+def test_check_names_documents_that_the_validator_refuses(
+    sync_mongodb: "pymongo.MongoClient[dict[str, Any]]", database_name: str, check: Check
+) -> None:
+    sync_mongodb[database_name]["jobs"].insert_one({"_id": 5, "status": "done"})
+    status, findings = check()
+    assert status == 0
+    assert "refuses 1 documents, with _id 5" in findings["documents"]["found"]
+
+
+def test_check_gives_up_a_mongodb_that_says_nothing(check: Check) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        status, findings = check(f"--mongodb-uri=mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=200")
+    assert status == 1
+    assert findings["mongodb"]["found"].startswith("MongoDB cannot be reached: ")
 
 
 def test_check_names_a_view(
