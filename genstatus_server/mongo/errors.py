@@ -18,6 +18,7 @@ _REASONS: Final = (
     ("replica set name", "the replica set has another name"),
     ("does not exist", "its DNS record does not exist"),
     ("not primary", "this member is not the primary"),
+    ("No servers found yet", "it does not answer in time"),
     ("timed out", "it does not answer in time"),
 )
 

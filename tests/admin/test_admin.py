@@ -49,7 +49,9 @@ def run(mongodb_uri: str, database_name: str) -> Run:
     return run_it
 
 
-def test_a_token_is_shown_once_and_only_its_hash_is_stored(database: "Database[dict[str, Any]]", run: Run) -> None:
+def test_session_create_shows_the_token_once_and_stores_its_hash(
+    database: "Database[dict[str, Any]]", run: Run
+) -> None:
     run("user", "create", "ada@example.gov", "--id", "7")
     made = json.loads(run("session", "create", "ada@example.gov", "--ttl", "30m", "--json").stdout)
     assert len(made["token"]) == 43
@@ -64,7 +66,7 @@ def test_a_token_is_shown_once_and_only_its_hash_is_stored(database: "Database[d
         assert made["token"] not in shown
 
 
-def test_sessions_are_listed_and_revoked_one_by_one_or_by_user(database: "Database[dict[str, Any]]", run: Run) -> None:
+def test_session_revoke_takes_one_or_all_of_a_user(database: "Database[dict[str, Any]]", run: Run) -> None:
     assert run("session", "list").stdout == "no login sessions\n"
     assert json.loads(run("session", "list", "--json").stdout) == []
     for name in ("ada", "bob"):
@@ -82,9 +84,7 @@ def test_sessions_are_listed_and_revoked_one_by_one_or_by_user(database: "Databa
         run("session", "revoke", *nonsense, status=2)
 
 
-def test_a_session_is_revoked_only_where_its_beginning_names_it_alone(
-    database: "Database[dict[str, Any]]", run: Run
-) -> None:
+def test_session_revoke_refuses_an_ambiguous_beginning(database: "Database[dict[str, Any]]", run: Run) -> None:
     for end in "01":
         session = {"_id": "ab" * 31 + "0" + end, "user_id": 1, "expires_at": datetime.now(UTC) + timedelta(hours=1)}
         database["sessions"].insert_one(session)
@@ -93,7 +93,7 @@ def test_a_session_is_revoked_only_where_its_beginning_names_it_alone(
     assert database["sessions"].count_documents({}) == 1
 
 
-def test_rights_are_granted_and_revoked(database: "Database[dict[str, Any]]", run: Run) -> None:
+def test_user_grant_and_revoke_change_rights(database: "Database[dict[str, Any]]", run: Run) -> None:
     run("user", "create", "ada@example.gov")
     assert "already" in run("user", "create", "ada@example.gov", status=1).output
     assert "already" in run("user", "create", "eve@example.gov", "--id", "1", status=1).output
@@ -123,7 +123,7 @@ def test_rights_are_granted_and_revoked(database: "Database[dict[str, Any]]", ru
     assert "no user 99" in run("user", "grant", "99", "--admin", status=1).output
 
 
-def test_submissions_get_the_next_id(database: "Database[dict[str, Any]]", run: Run) -> None:
+def test_submission_create_takes_the_next_free_id(database: "Database[dict[str, Any]]", run: Run) -> None:
     run("user", "create", "ada@example.gov")
     run("submission", "create", "1", "--id", "40", "--cgac", "097")
     made = json.loads(run("submission", "create", "ada@example.gov", "--json").stdout)
@@ -131,7 +131,7 @@ def test_submissions_get_the_next_id(database: "Database[dict[str, Any]]", run: 
     assert [each["_id"] for each in database["submissions"].find().sort("_id")] == [40, 41]
 
 
-async def test_what_the_commands_write_lets_a_user_in_and_keeps_them_out(server: Server, mongodb_uri: str) -> None:
+async def test_server_follows_what_the_commands_write(server: Server, mongodb_uri: str) -> None:
     """Through the running server: the commands and the route mean the same."""
     where = {
         "GENSTATUS_MONGODB_URI": mongodb_uri,
@@ -168,7 +168,7 @@ def put(database: "Database[dict[str, Any]]", job_id: int, hours: float | None, 
     database["jobs"].insert_one(document)
 
 
-def test_stuck_jobs_are_those_that_are_waited_for_and_nothing_happens_to(
+def test_job_list_finds_stuck_jobs(
     sync_mongodb: "pymongo.MongoClient[dict[str, Any]]", database_name: str, run: Run
 ) -> None:
     database = sync_mongodb[database_name]  # Without validators: whatever lies there has to be listed.
@@ -200,7 +200,7 @@ def test_stuck_jobs_are_those_that_are_waited_for_and_nothing_happens_to(
     assert run("job", "list", "--stuck", "2h", "--json").stdout == "[]\n"
 
 
-def test_a_job_is_shown_as_it_is_stored_and_as_callers_see_it(database: "Database[dict[str, Any]]", run: Run) -> None:
+def test_job_show_shows_the_document_and_the_public_status(database: "Database[dict[str, Any]]", run: Run) -> None:
     put(database, 1, 2, status="finished", upload={"status": "finished", "key": "1/D1.csv"}, message="a\x1b[31mb")
     shown = run("job", "show", "1", "D1").stdout
     assert "generation_status     finished\n" in shown
@@ -214,24 +214,24 @@ def test_a_job_is_shown_as_it_is_stored_and_as_callers_see_it(database: "Databas
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("7d", 604800)])
-def test_a_length_of_time(text: str, seconds: int) -> None:
+def test_duration_reads_a_length_of_time(text: str, seconds: int) -> None:
     assert duration(text) == seconds
     assert age(datetime.now(UTC) - timedelta(seconds=seconds)) is not None
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "0h", "-1h", "1.5h", "2 h", "2w", "²h", "9999999999s"])
-def test_what_is_no_length_of_time(text: str) -> None:
+def test_duration_refuses_anything_else(text: str) -> None:
     with pytest.raises(click.BadParameter):
         duration(text)
 
 
 @pytest.mark.parametrize("who", ["0", str(2**63), "9" * 5000, "nobody@example.gov"])
-def test_an_unknown_user_is_one_clear_line(run: Run, who: str) -> None:
+def test_user_grant_refuses_an_unknown_user_in_one_line(run: Run, who: str) -> None:
     assert len(run("user", "grant", who, "--admin", status=1).output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("email", ["", "a\x1b[31mb", "a\0b", "\udcff"])
-def test_text_that_cannot_be_printed_is_refused(run: Run, email: str) -> None:
+def test_commands_refuse_text_that_cannot_be_printed(run: Run, email: str) -> None:
     for arguments in (("user", "create"), ("session", "create"), ("submission", "create")):
         run(*arguments, email, status=2)
 
@@ -240,7 +240,7 @@ COMMANDS = [["job", "list"], ["user", "create", "ada@example.gov"], ["init-roles
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_mongodb_that_is_not_named_is_bad_usage(command: list[str]) -> None:
+def test_commands_need_the_name_of_a_mongodb(command: list[str]) -> None:
     with pytest.raises(BadSettings, match="--mongodb-uri"):
         CliRunner().invoke(commands, command, catch_exceptions=False)
 
@@ -257,7 +257,9 @@ def test_a_mongodb_that_is_not_named_is_bad_usage(command: list[str]) -> None:
         ("mongodb://ada:hush@127.0.0.1:{port}/?", "the user name, the password or the authSource is wrong"),
     ],
 )
-def test_an_error_of_mongodb_is_one_plain_line(mongodb_uri: str, command: list[str], uri: str, reason: str) -> None:
+def test_commands_explain_an_error_of_mongodb_in_one_line(
+    mongodb_uri: str, command: list[str], uri: str, reason: str
+) -> None:
     port = pymongo.uri_parser.parse_uri(mongodb_uri)["nodelist"][0][1]
     full = uri.format(port=port) + "serverSelectionTimeoutMS=300"
     try:
@@ -280,7 +282,7 @@ def options_of(command: click.Command, path: str) -> Iterator[tuple[str, click.P
         yield path, parameter
 
 
-def test_the_metavar_of_every_option_names_its_kind() -> None:
+def test_metavar_of_every_option_names_its_kind() -> None:
     for path, parameter in options_of(commands, "genstatus"):
         context = click.Context(click.Command(path))
         if not (isinstance(parameter, click.Option) and parameter.is_flag):
@@ -289,7 +291,7 @@ def test_the_metavar_of_every_option_names_its_kind() -> None:
             assert "RANGE" not in shown, f"{path} {parameter.name}"
 
 
-def test_init_db_shows_only_the_options_that_it_takes() -> None:
+def test_init_db_shows_only_its_own_options() -> None:
     shown = CliRunner().invoke(commands, ["init-db", "--help"]).stdout
     assert set(re.findall("--[a-z-]+", shown)) == {
         "--config",
