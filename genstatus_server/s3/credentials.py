@@ -26,8 +26,10 @@ EARLY_SECONDS: Final = 15 * 60
 URGENT_PAUSE: Final = 2.0
 EARLY_PAUSE: Final = 30.0
 
-#: Seconds that an attempt may take, and a `credential_process` in it. Longer than a request waits for credentials: a
-#: later request uses what the attempt brings.
+#: Seconds that a request waits for an attempt.
+_WAIT_TIMEOUT: Final = 2.5
+#: Seconds that an attempt may take, and a `credential_process` in it. Longer than a request waits: a later one
+#: uses what the attempt brings.
 _FETCH_TIMEOUT: Final = 20
 _PROCESS_TIMEOUT: Final = 15
 _PROCESS_RUNNER: Final = shlex.join([sys.executable, "-P", str(credential_process.__file__), str(_PROCESS_TIMEOUT)])
@@ -60,7 +62,7 @@ class RefreshingCredentials:
 
     def __init__(self, load: Load, *, needed: int) -> None:
         self._load = load
-        self._needed = needed
+        self.needed: Final = needed
         self._loaded: object = None
         self._frozen: ReadOnlyCredentials | None = None
         self._fetch: asyncio.Task[None] | None = None
@@ -76,17 +78,17 @@ class RefreshingCredentials:
     async def get(self) -> ReadOnlyCredentials:
         """Credentials that are valid for long enough. Raises `ServiceUnavailable`."""
         self.refresh()
-        if not self.valid_for(self._needed) and self._fetch is not None:
-            await asyncio.shield(self._fetch)
-        if self._frozen is None or not self.valid_for(self._needed):
-            raise ServiceUnavailable from self._failure
+        if not self.valid_for(self.needed) and self._fetch is not None:
+            await asyncio.wait([self._fetch], timeout=_WAIT_TIMEOUT)
+        if self._frozen is None or not self.valid_for(self.needed):
+            raise ServiceUnavailable from self._failure or TimeoutError("time-out: they are still being fetched")
         return self._frozen
 
     def refresh(self) -> None:
         """Begin to fetch new ones where these end soon, unless that was tried a moment ago."""
-        if self._fetch is not None or self.valid_for(max(EARLY_SECONDS, 2 * self._needed)):
+        if self._fetch is not None or self.valid_for(max(EARLY_SECONDS, 2 * self.needed)):
             return
-        pause = EARLY_PAUSE if self.valid_for(self._needed) else URGENT_PAUSE
+        pause = EARLY_PAUSE if self.valid_for(self.needed) else URGENT_PAUSE
         if asyncio.get_running_loop().time() - self._fetched_at >= pause:
             self._fetch = asyncio.create_task(self._fetch_new(), name="credentials")
 
@@ -118,5 +120,5 @@ class RefreshingCredentials:
         if frozen is None or not frozen.access_key:
             raise NoCredentialsError
         self._loaded, self._frozen = loaded, frozen
-        if not self.valid_for(self._needed):
-            raise ValueError(f"the credentials are valid for less than {self._needed} s, half of url_ttl")
+        if not self.valid_for(self.needed):
+            raise ValueError(f"the credentials are valid for less than {self.needed} s, half of url_ttl")

@@ -1,6 +1,5 @@
 """Turns a finished job into a presigned URL, and hands the same URL out again while it is young."""
 
-import asyncio
 import math
 import re
 import time
@@ -19,14 +18,14 @@ from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
 from genstatus_server.s3.signing import UrlSigner, open_signer
 from genstatus_server.telemetry import log
 
-#: Seconds that a request waits for credentials that are being fetched; all else is computation.
-CREDENTIALS_TIMEOUT: Final = 2.5
-
 _CACHED_URLS: Final = 10_000
 
 
 class Presigner:
-    """Makes presigned URLs that live `url_ttl` seconds, of files in `bucket` where their job names no other."""
+    """Makes presigned URLs of files in `bucket` where their job names no other.
+
+    They live `url_ttl` seconds, or at least half of it where the credentials that sign them end before.
+    """
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class Presigner:
         self._bucket = bucket
         self._url_ttl = url_ttl
         self._time_signature = time_signature
-        #: When they were signed, and the URLs. Only those that the credentials that signed them outlive.
+        #: When they were signed, and the URLs. Only those that live for `url_ttl`.
         self._urls = LRUCache[Job, tuple[int, str]](_CACHED_URLS)
 
     async def presigned_url(self, job: Job) -> str:
@@ -77,22 +76,19 @@ class Presigner:
     async def has_credentials(self) -> bool:
         """Whether there are credentials to sign with."""
         try:
-            async with asyncio.timeout(CREDENTIALS_TIMEOUT):
-                await self._credentials.get()
-        except (ServiceUnavailable, TimeoutError):
+            await self._credentials.get()
+        except ServiceUnavailable:
             return False
         return True
 
     async def _sign(self, job: Job) -> str:
+        credentials = await self._credentials.get()
+        is_lasting = self._credentials.valid_for(self._url_ttl)
+        signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
+        expires = self._url_ttl if is_lasting else self._credentials.needed
+        key = job.key or ""  # A job that is finished has one.
         try:
-            async with asyncio.timeout(CREDENTIALS_TIMEOUT):
-                credentials = await self._credentials.get()
-            is_lasting = self._credentials.valid_for(self._url_ttl)
-            signed_at = math.floor(time.time())  # In whole seconds, as it stands in the signature.
-            key = job.key or ""  # A job that is finished has one.
-            url = await self._signer.sign(self._bucket_of(job), key, content_disposition(key), credentials)
-        except TimeoutError:
-            raise ServiceUnavailable from TimeoutError("time-out: credentials are still being fetched")
+            url = await self._signer.sign(self._bucket_of(job), key, content_disposition(key), expires, credentials)
         except (BotoCoreError, LookupError) as cause:
             raise ServiceUnavailable from cause
         if is_lasting:
@@ -129,10 +125,9 @@ async def open_presigner(  # noqa: PLR0913 - all by name: they are options.
     """
     if bucket is None:
         log.warning("s3_bucket_missing", hint="set s3_bucket; files whose job names no bucket cannot be downloaded")
-    credentials = RefreshingCredentials(aws_chain(region, keys), needed=math.ceil(url_ttl / 2))
-    async with open_signer(
-        region=region, endpoint_url=endpoint_url, addressing_style=addressing_style, url_ttl=url_ttl
-    ) as signer:
+    needed = math.ceil(url_ttl / 2) + 1  # One more, because a signature has the time in whole seconds.
+    credentials = RefreshingCredentials(aws_chain(region, keys), needed=needed)
+    async with open_signer(region=region, endpoint_url=endpoint_url, addressing_style=addressing_style) as signer:
         credentials.refresh()
         try:
             yield Presigner(signer, credentials, bucket=bucket, url_ttl=url_ttl, time_signature=time_signature)

@@ -41,22 +41,23 @@ class Place:
 
 
 class UrlSigner:
-    """Signs URLs that live `url_ttl` seconds. The S3 client's own credentials are not used."""
+    """Signs URLs of objects. The S3 client's own credentials are not used."""
 
-    def __init__(self, client: "S3Client", url_ttl: int) -> None:
+    def __init__(self, client: "S3Client") -> None:
         self._client = client
-        self._url_ttl = url_ttl
         self._places = LRUCache[str, Place](_MOST_BUCKETS)
 
-    async def sign(self, bucket: str, key: str, disposition: str, credentials: ReadOnlyCredentials) -> str:
-        """A presigned GET URL whose answer has `disposition` as its Content-Disposition.
+    async def sign(
+        self, bucket: str, key: str, disposition: str, expires: int, credentials: ReadOnlyCredentials
+    ) -> str:
+        """A presigned GET URL that lives `expires` seconds; its answer has `disposition` as its Content-Disposition.
 
         Raises botocore's `BotoCoreError` where `bucket` cannot be signed for.
         """
         place = await self.resolve(bucket)
         url = place.url + quote(key, safe="/~")
         request = AWSRequest("GET", url, params={"response-content-disposition": disposition})
-        S3SigV4QueryAuth(credentials, place.service, place.region, expires=self._url_ttl).add_auth(request)
+        S3SigV4QueryAuth(credentials, place.service, place.region, expires=expires).add_auth(request)
         return str(request.url)
 
     async def resolve(self, bucket: str) -> Place:
@@ -75,7 +76,7 @@ class UrlSigner:
 
 @asynccontextmanager
 async def open_signer(
-    *, region: str | None, endpoint_url: str | None, addressing_style: str, url_ttl: int
+    *, region: str | None, endpoint_url: str | None, addressing_style: str
 ) -> AsyncIterator[UrlSigner]:
     """The signer, with the one S3 client of the process. What is None, the AWS configuration says.
 
@@ -91,7 +92,7 @@ async def open_signer(
             raise StartupError(f"AWS configuration: {' '.join(str(error).split())}") from error
         if not (region or session.get_config_variable("region")):
             log.warning("s3_region_missing", hint="set s3_region; URLs are signed for us-east-1")
-        yield UrlSigner(client, url_ttl)
+        yield UrlSigner(client)
 
 
 async def _resolve_style(session: AioSession, style: str, region: str | None, endpoint_url: str | None) -> str:

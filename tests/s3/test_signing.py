@@ -28,29 +28,29 @@ async def test_signer_signs_any_key_as_the_client_does(endpoint_url: str | None)
     s3: Any = {"addressing_style": style}
     config = Config(signature_version="s3v4", s3=s3)
     client = session.create_client("s3", region_name="us-west-2", endpoint_url=endpoint_url, config=config)
-    async with open_signer(region="us-west-2", endpoint_url=endpoint_url, addressing_style=style, url_ttl=60) as signer:
+    async with open_signer(region="us-west-2", endpoint_url=endpoint_url, addressing_style=style) as signer:
         for key in KEYS:
             wanted = {"Bucket": "reports", "Key": key, "ResponseContentDisposition": content_disposition(key)}
             ours = stock = ""
             while not ours or date(ours) != date(stock):  # Until both are of the same second.
-                ours = await signer.sign("reports", key, content_disposition(key), CREDENTIALS)
+                ours = await signer.sign("reports", key, content_disposition(key), 60, CREDENTIALS)
                 stock = client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=60)
             assert ours == stock
 
 
 async def test_signer_caches_a_bounded_number_of_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genstatus_server.s3.signing._MOST_BUCKETS", 2)
-    async with open_signer(region="us-west-2", endpoint_url=None, addressing_style="path", url_ttl=60) as signer:
+    async with open_signer(region="us-west-2", endpoint_url=None, addressing_style="path") as signer:
         for number in [*range(5), 0]:
-            url = await signer.sign(f"bucket-{number}", "D1.csv", "attachment", CREDENTIALS)
+            url = await signer.sign(f"bucket-{number}", "D1.csv", "attachment", 60, CREDENTIALS)
             assert urlsplit(url).path == f"/bucket-{number}/D1.csv"
         assert len(signer._places) == 2
 
 
 async def test_signer_refuses_what_is_no_bucket() -> None:
-    async with open_signer(region="us-west-2", endpoint_url=None, addressing_style="auto", url_ttl=60) as signer:
+    async with open_signer(region="us-west-2", endpoint_url=None, addressing_style="auto") as signer:
         with pytest.raises(ParamValidationError):
-            await signer.sign("no bucket", "D1.csv", "attachment", CREDENTIALS)
+            await signer.sign("no bucket", "D1.csv", "attachment", 60, CREDENTIALS)
 
 
 def date(url: str) -> str:

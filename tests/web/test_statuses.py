@@ -188,7 +188,7 @@ class TestEntityTag:
         await world.finish(100)
         first = await ask(server)
         server.services.presigner._urls.clear()
-        monkeypatch.setattr(server.services.presigner._signer, "_url_ttl", 59)
+        monkeypatch.setattr(server.services.presigner, "_url_ttl", 59)
         second = await ask(server)
         assert first.headers["ETag"] == second.headers["ETag"]
         assert body(first) != body(second)
