@@ -52,12 +52,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What `on_update` is told. `generation` is the newest answer; `pause` the seconds until the next question."""
+    """What `on_update` is told. `generation` is the newest answer; `pause` the seconds until the next request."""
 
     phase: Phase
     generation: Generation | None = None
     pause: float = 0.0
-    trouble: str = ""
+    error: str = ""
 
 
 def generation_from(body: Any) -> Generation | None:

@@ -15,7 +15,7 @@ import httpx
 from . import rules
 from .answers import Generation, Update
 from .part_file import Output, PartFile, Progress, StreamOutput
-from .question import (
+from .request import (
     CHUNK,
     LARGEST_ANSWER,
     Target,
@@ -23,7 +23,7 @@ from .question import (
     http_options,
     no_reply,
 )
-from .rules import Ask, Chances, Fetch, Reply, Sleep, Steps
+from .rules import Ask, Fetch, Reply, Sleep, Steps, Timing
 
 
 class AsyncGenerationClient:
@@ -34,7 +34,7 @@ class AsyncGenerationClient:
         # Each call that waits holds a connection, and a call that cannot get one would look like a dead server.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.AsyncClient(**http_options(verify=verify, limits=limits))
-        self._chances = Chances(time.monotonic, random.random)
+        self._timing = Timing(time.monotonic, random.random)
 
     async def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:  # noqa: ASYNC109 - as in the client that blocks
         """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
@@ -55,7 +55,7 @@ class AsyncGenerationClient:
         `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
-        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
+        steps = rules.wait(self._timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return await self._follow(steps, submission_id, file_type)
 
     async def download(  # noqa: PLR0913 - the options by name
@@ -70,11 +70,11 @@ class AsyncGenerationClient:
     ) -> Path:
         """Fetch the finished file to `path`, where it appears when it is whole, in the place of what was there.
 
-        `generation` saves a question where it was answered just now. `on_progress` is called in a thread. Raises
+        `generation` saves a request where it was answered just now. `on_progress` is called in a thread. Raises
         `DownloadFailed`, `GenerationRefused`, `WaitTimedOut` after `timeout` seconds, or OSError where the file
         cannot be written.
         """
-        steps = rules.download(self._chances, generation, timeout=timeout)
+        steps = rules.download(self._timing, generation, timeout=timeout)
         part = await asyncio.to_thread(PartFile, path, on_progress)
         try:
             await self._follow(steps, submission_id, file_type, part)
@@ -93,7 +93,7 @@ class AsyncGenerationClient:
         on_progress: Progress = lambda _received, _total: None,
     ) -> int:
         """`download` to a stream, which is written to in a thread; gives the number of bytes."""
-        steps = rules.download(self._chances, generation, timeout=timeout)
+        steps = rules.download(self._timing, generation, timeout=timeout)
         output = StreamOutput(stream, on_progress)
         await self._follow(steps, submission_id, file_type, output)
         return output.received
@@ -139,7 +139,7 @@ class AsyncGenerationClient:
                 async for chunk in response.aiter_bytes():
                     body += chunk
                     if len(body) > LARGEST_ANSWER:
-                        return Reply(trouble="the answer does not end")
+                        return Reply(error="the answer does not end")
                 return Reply(response.status_code, dict(response.headers), bytes(body))
         except (httpx.RequestError, TimeoutError) as error:
             return no_reply(error)
@@ -151,7 +151,7 @@ class AsyncGenerationClient:
                 self._http.stream(**fetch_request(step, output)) as response,
             ):
                 if why := output.accept(response.status_code, response.headers, step.size):
-                    return Reply(response.status_code, trouble=why)
+                    return Reply(response.status_code, error=why)
                 async for chunk in response.aiter_raw(CHUNK):
                     await asyncio.to_thread(output.write, chunk)
                 return Reply(httpx.codes.OK, received=output.received)

@@ -45,7 +45,7 @@ class Display(Protocol):
 def doing(update: Update) -> str:
     """What the client is doing, in a few words; the same as long as nothing new has happened."""
     if update.phase is Phase.RECONNECTING:
-        return f"{printable(update.trouble)}; asking again in {update.pause:.0f} s"
+        return f"{printable(update.error)}; asking again in {update.pause:.0f} s"
     return "asking" if update.generation is None else _TOLD[update.generation.status]
 
 
@@ -68,7 +68,7 @@ class Lines:
         self._last = ""
 
     def update(self, update: Update) -> None:
-        if update.phase is not Phase.SETTLED and (update.generation or update.trouble):
+        if update.phase is not Phase.SETTLED and (update.generation or update.error):
             self.say(doing(update))
 
     def settled(self, generation: Generation) -> None:

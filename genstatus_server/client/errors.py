@@ -10,7 +10,7 @@ class GenerationError(Exception):
 
 
 class GenerationRefused(GenerationError):
-    """The server refused the question, with HTTP status 400, 401 or 403: asking the same again makes no sense.
+    """The server refused the request, with HTTP status 400, 401 or 403: asking the same again makes no sense.
 
     `errors` says what is wrong with each parameter, where the server told.
     """

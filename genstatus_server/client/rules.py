@@ -18,7 +18,7 @@ from .errors import DownloadFailed, GenerationRefused, ServerUnavailable, WaitTi
 #: Seconds that a request is held as a rule, and how much later than that its answer may come.
 HOLD: Final = 25.0
 GRACE: Final = 10.0
-#: Seconds from one question to the next at the least, whatever the server says and however fast it fails.
+#: Seconds from one request to the next at the least, whatever the server says and however fast it fails.
 SHORTEST_CYCLE: Final = 1.0
 LONGEST_BACKOFF: Final = 30.0
 #: Seconds of a client's time that are left for the answer to its last hold.
@@ -69,7 +69,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     received: int = 0
-    trouble: str = ""
+    error: str = ""
 
 
 Step = Ask | Sleep | Fetch
@@ -77,15 +77,15 @@ Steps = Generator[Step, Reply, Generation]
 
 
 @dataclass(frozen=True)
-class Chances:
-    """Time and luck. `clock` gives seconds that only grow, `luck` a number from 0 to 1."""
+class Timing:
+    """Time and jitter. `clock` gives seconds that only grow, `jitter` a number from 0 to 1."""
 
     clock: Callable[[], float]
-    luck: Callable[[], float]
+    jitter: Callable[[], float]
 
     def backoff(self, failures: int) -> float:
         """The pause after so many failures in a row: full jitter, from 0 to a bound that doubles."""
-        return self.luck() * min(LONGEST_BACKOFF, 2.0 ** min(failures, 10))
+        return self.jitter() * min(LONGEST_BACKOFF, 2.0 ** min(failures, 10))
 
 
 def check(timeout: float) -> Steps:
@@ -94,7 +94,7 @@ def check(timeout: float) -> Steps:
 
 
 def wait(
-    chances: Chances,
+    timing: Timing,
     on_update: Callable[[Update], object],
     *,
     hold: float = HOLD,
@@ -105,46 +105,46 @@ def wait(
 
     Raises `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
     """
-    clock = chances.clock
+    clock = timing.clock
     ends = inf if timeout is None else clock() + timeout
-    newest, failures, trouble = None, 0, ""
+    newest, failures, last_error = None, 0, ""
     while (asked := clock()) < ends:
         seconds = 0.0 if ask_first else _hold_that_fits(hold, ends - asked)
         on_update(Update(Phase.ASKING, newest))
         reply = yield Ask(seconds, min(seconds + GRACE, ends - asked))
         try:
-            newest, failures, trouble = read(reply), 0, ""
+            newest, failures, last_error = read(reply), 0, ""
             if newest.is_settled:
                 on_update(Update(Phase.SETTLED, newest))
                 return newest
-            # At the deadline of a hold the server has spread the questions already.
+            # At the deadline of a hold the server has spread the requests already.
             at_deadline = reply.headers.get("x-wait-result") == "deadline"
-            pause = 0.0 if ask_first else retry_after(reply) + (0 if at_deadline else chances.luck())
+            pause = 0.0 if ask_first else retry_after(reply) + (0 if at_deadline else timing.jitter())
         except ServerUnavailable as error:
-            failures, trouble = failures + 1, error.message
-            pause = max(error.retry_after, chances.backoff(failures))
+            failures, last_error = failures + 1, error.message
+            pause = max(error.retry_after, timing.backoff(failures))
         ask_first = False
         pause = min(max(pause, asked + SHORTEST_CYCLE - clock()), max(ends - clock(), 0))
-        on_update(Update(Phase.RECONNECTING if trouble else Phase.WAITING, newest, pause, trouble))
+        on_update(Update(Phase.RECONNECTING if last_error else Phase.WAITING, newest, pause, last_error))
         yield Sleep(pause)
-    raise WaitTimedOut(f"no result within {timeout} seconds{trouble and f' ({trouble})'}", newest)
+    raise WaitTimedOut(f"no result within {timeout} seconds{last_error and f' ({last_error})'}", newest)
 
 
-def download(chances: Chances, generation: Generation | None = None, *, timeout: float | None = None) -> Steps:
+def download(timing: Timing, generation: Generation | None = None, *, timeout: float | None = None) -> Steps:
     """Fetch the file of a finished `generation`; without one, or where its URL is of no use, ask for it anew.
 
     One that breaks off goes on where it was, where the storage can. Raises `DownloadFailed`, `GenerationRefused`, or
     `WaitTimedOut` after `timeout` seconds.
     """
-    ends = inf if timeout is None else chances.clock() + timeout
-    failures, renewals, furthest, trouble = 0, 0, 0, ""
-    while (left := ends - chances.clock()) > 0:
+    ends = inf if timeout is None else timing.clock() + timeout
+    failures, renewals, furthest, last_error = 0, 0, 0, ""
+    while (left := ends - timing.clock()) > 0:
         floor = 0.0
         try:
             known = generation or read((yield Ask(0.0, min(GRACE, left))))
-            reply = yield Fetch(_url_of(known), known.size, ends - chances.clock())
-            trouble = _trouble_of(reply, known.size)
-            if not trouble:
+            reply = yield Fetch(_url_of(known), known.size, ends - timing.clock())
+            last_error = _error_of(reply, known.size)
+            if not last_error:
                 return known
             if _is_refusal(reply):
                 renewals += 1
@@ -152,19 +152,19 @@ def download(chances: Chances, generation: Generation | None = None, *, timeout:
                 failures = 1 if reply.received > furthest else failures + 1
                 furthest = max(furthest, reply.received)
         except ServerUnavailable as error:
-            trouble, floor, failures = error.message, error.retry_after, failures + 1
+            last_error, floor, failures = error.message, error.retry_after, failures + 1
         generation = None  # By now its URL may have expired.
         if renewals > 1 or failures == DOWNLOAD_ATTEMPTS:
-            raise DownloadFailed(trouble)
-        pause = max(floor, chances.backoff(failures)) if failures else 0.0
-        yield Sleep(min(pause, max(ends - chances.clock(), 0)))
-    raise WaitTimedOut(f"not downloaded within {timeout} seconds{trouble and f' ({trouble})'}")
+            raise DownloadFailed(last_error)
+        pause = max(floor, timing.backoff(failures)) if failures else 0.0
+        yield Sleep(min(pause, max(ends - timing.clock(), 0)))
+    raise WaitTimedOut(f"not downloaded within {timeout} seconds{last_error and f' ({last_error})'}")
 
 
 def read(reply: Reply) -> Generation:
     """The answer in a reply of the server. Raises `GenerationRefused` or `ServerUnavailable`."""
     if not reply.status:
-        raise ServerUnavailable(reply.trouble)
+        raise ServerUnavailable(reply.error)
     body = _json(reply.body)
     generation = generation_from(body) if reply.status == _OK else None
     if generation is not None:
@@ -213,12 +213,12 @@ def _is_refusal(reply: Reply) -> bool:
     return reply.status not in _PASSING and reply.status < _SERVER_ERROR
 
 
-def _trouble_of(reply: Reply, size: int | None) -> str:
+def _error_of(reply: Reply, size: int | None) -> str:
     """Why a fetch brought no whole file; empty where it did."""
     if reply.status != _OK:
-        return reply.trouble or refusal(reply.status)
-    if reply.trouble:
-        return reply.trouble
+        return reply.error or refusal(reply.status)
+    if reply.error:
+        return reply.error
     return "" if size in (None, reply.received) else f"{reply.received} bytes came instead of {size}"
 
 

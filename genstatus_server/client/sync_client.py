@@ -15,7 +15,7 @@ import httpx
 from . import rules
 from .answers import Generation, Update
 from .part_file import Output, PartFile, Progress, StreamOutput
-from .question import (
+from .request import (
     CHUNK,
     LARGEST_ANSWER,
     Target,
@@ -23,7 +23,7 @@ from .question import (
     http_options,
     no_reply,
 )
-from .rules import Ask, Chances, Fetch, Reply, Sleep, Steps
+from .rules import Ask, Fetch, Reply, Sleep, Steps, Timing
 
 
 class GenerationClient:
@@ -36,7 +36,7 @@ class GenerationClient:
     def __init__(self, base_url: str, session_token: str, *, verify: ssl.SSLContext | bool = True) -> None:
         self._target = Target(base_url, session_token)
         self._http = httpx.Client(**http_options(verify=verify))
-        self._chances = Chances(time.monotonic, random.random)
+        self._timing = Timing(time.monotonic, random.random)
 
     def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:
         """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
@@ -57,7 +57,7 @@ class GenerationClient:
         `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
-        steps = rules.wait(self._chances, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
+        steps = rules.wait(self._timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return self._follow(steps, submission_id, file_type)
 
     def download(  # noqa: PLR0913 - the options by name
@@ -72,10 +72,10 @@ class GenerationClient:
     ) -> Path:
         """Fetch the finished file to `path`, where it appears when it is whole, in the place of what was there.
 
-        `generation` saves a question where it was answered just now. Raises `DownloadFailed`, `GenerationRefused`,
+        `generation` saves a request where it was answered just now. Raises `DownloadFailed`, `GenerationRefused`,
         `WaitTimedOut` after `timeout` seconds, or OSError where the file cannot be written.
         """
-        steps = rules.download(self._chances, generation, timeout=timeout)
+        steps = rules.download(self._timing, generation, timeout=timeout)
         with closing(PartFile(path, on_progress)) as part:
             self._follow(steps, submission_id, file_type, part)
             return part.keep()
@@ -91,7 +91,7 @@ class GenerationClient:
         on_progress: Progress = lambda _received, _total: None,
     ) -> int:
         """`download` to a stream, which has a part of the file where this raises; gives the number of bytes."""
-        steps = rules.download(self._chances, generation, timeout=timeout)
+        steps = rules.download(self._timing, generation, timeout=timeout)
         output = StreamOutput(stream, on_progress)
         self._follow(steps, submission_id, file_type, output)
         return output.received
@@ -134,7 +134,7 @@ class GenerationClient:
                 for chunk in response.iter_bytes():
                     body += chunk
                     if time.monotonic() > ends or len(body) > LARGEST_ANSWER:
-                        return Reply(trouble="the answer does not end")
+                        return Reply(error="the answer does not end")
                 return Reply(response.status_code, dict(response.headers), bytes(body))
         except httpx.RequestError as error:
             return no_reply(error)
@@ -144,11 +144,11 @@ class GenerationClient:
         try:
             with self._http.stream(**fetch_request(step, output)) as response:
                 if why := output.accept(response.status_code, response.headers, step.size):
-                    return Reply(response.status_code, trouble=why)
+                    return Reply(response.status_code, error=why)
                 for chunk in response.iter_raw(CHUNK):
                     output.write(chunk)
                     if time.monotonic() > ends:
-                        return Reply(trouble="the time is over", received=output.received)
+                        return Reply(error="the time is over", received=output.received)
                 return Reply(httpx.codes.OK, received=output.received)
         except httpx.RequestError as error:
             return no_reply(error, output.received)

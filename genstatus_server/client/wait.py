@@ -1,5 +1,6 @@
 """One run of the command: wait, download, print the result to standard output, and end with the right status."""
 
+import os
 import signal
 import sys
 import time
@@ -72,10 +73,11 @@ def _wait_and_fetch(client: GenerationClient, wanted: Wanted, display: Display) 
     if generation.status is Status.FINISHED and wanted.path is not None:
         left = None if wanted.timeout is None else begun + wanted.timeout - time.monotonic()
         if wanted.is_to_stdout:
+            # On a terminal a bar would be drawn into the file.
+            report = (lambda *_: None) if os.isatty(1) else display.progress
             with open(1, "wb", buffering=0, closefd=False) as stdout:
-                client.download_to(
-                    *what, cast("BinaryIO", stdout), generation=generation, timeout=left, on_progress=display.progress
-                )
+                stream = cast("BinaryIO", stdout)
+                client.download_to(*what, stream, generation=generation, timeout=left, on_progress=report)
         else:
             client.download(*what, wanted.path, generation=generation, timeout=left, on_progress=display.progress)
     return generation

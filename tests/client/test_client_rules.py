@@ -1,4 +1,4 @@
-"""The client's rules as tables: a clock and a luck of the test's own, and no server."""
+"""The client's rules as tables: a clock and a jitter of the test's own, and no server."""
 
 import io
 import json
@@ -26,8 +26,8 @@ from genstatus_server.client import (
     rules,
 )
 from genstatus_server.client.part_file import PartFile, StreamOutput
-from genstatus_server.client.question import Target
-from genstatus_server.client.rules import Ask, Chances, Fetch, Reply, Sleep, Step, Steps
+from genstatus_server.client.request import Target
+from genstatus_server.client.rules import Ask, Fetch, Reply, Sleep, Step, Steps, Timing
 
 FINISHED = {"status": "finished", "file_type": "D1", "url": "http://s3/D1.csv?X-Amz-Signature=secret", "size": 3}
 URL = FINISHED["url"]
@@ -42,7 +42,7 @@ def answer(status: str, **headers: str) -> Reply:
     return reply(200, FINISHED if status == "finished" else {"status": status, "file_type": "D1"}, **headers)
 
 
-NO_REPLY = Reply(trouble="ConnectError: refused")
+NO_REPLY = Reply(error="ConnectError: refused")
 DEADLINE = answer("waiting", x_wait_result="deadline", retry_after="1")
 SHED = answer("waiting", x_wait_result="shed", retry_after="9")
 FETCHED = Reply(200, received=3)
@@ -51,10 +51,10 @@ FETCHED = Reply(200, received=3)
 class Script:
     """Does the steps: replies as told, each after so many seconds; time passes in steps only."""
 
-    def __init__(self, replies: Sequence[Reply | tuple[float, Reply]], luck: float = 1.0) -> None:
+    def __init__(self, replies: Sequence[Reply | tuple[float, Reply]], jitter: float = 1.0) -> None:
         self.replies = list(replies)
         self.now = 1000.0
-        self.chances = Chances(lambda: self.now, lambda: luck)
+        self.timing = Timing(lambda: self.now, lambda: jitter)
         self.steps: list[Step] = []
         self.updates: list[Update] = []
 
@@ -77,13 +77,13 @@ class Script:
         told = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         seconds, reply = told if isinstance(told, tuple) else (0.0, told)
         self.now += min(seconds, step.limit)
-        return reply if seconds <= step.limit else Reply(trouble="ReadTimeout")
+        return reply if seconds <= step.limit else Reply(error="ReadTimeout")
 
     def wait(self, **options: Any) -> Generation:
-        return self.run(rules.wait(self.chances, self.updates.append, **options))
+        return self.run(rules.wait(self.timing, self.updates.append, **options))
 
     def download(self, **options: Any) -> Generation:
-        return self.run(rules.download(self.chances, **options))
+        return self.run(rules.download(self.timing, **options))
 
     @property
     def asked(self) -> list[Ask]:
@@ -144,12 +144,12 @@ def test_retry_after_may_be_a_date() -> None:
     assert rules.retry_after(reply(503, retry_after=date)) == pytest.approx(60, abs=5)
 
 
-@pytest.mark.parametrize("luck", [0.0, 0.5, 1.0])
-def test_backoff_is_full_jitter_and_bounded(luck: float) -> None:
-    script = Script([NO_REPLY] * 8 + [answer("finished")], luck)
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_backoff_is_full_jitter_and_bounded(jitter: float) -> None:
+    script = Script([NO_REPLY] * 8 + [answer("finished")], jitter)
     script.wait()
     bounds = [2, 4, 8, 16, 30, 30, 30, 30]
-    assert script.slept == [max(1.0, luck * bound) for bound in bounds]
+    assert script.slept == [max(1.0, jitter * bound) for bound in bounds]
     assert len(script.asked) == 9
 
 
@@ -160,7 +160,7 @@ def test_an_answer_ends_the_backoff() -> None:
 
 
 def test_a_long_hold_is_followed_by_no_pause_but_the_servers() -> None:
-    script = Script([(24.0, DEADLINE), (30.0, NO_REPLY), answer("finished")], luck=0.0)
+    script = Script([(24.0, DEADLINE), (30.0, NO_REPLY), answer("finished")], jitter=0.0)
     script.wait()
     assert script.slept == [1.0, 0.0]
 
@@ -201,7 +201,7 @@ def test_the_last_hold_fits_the_time(timeout: float | None, holds: list[float], 
 @pytest.mark.parametrize("every", [NO_REPLY, DEADLINE, SHED, (1e9, DEADLINE)])
 @pytest.mark.parametrize("timeout", [0.3, 3.0, 100.0])
 def test_the_time_is_kept_and_the_questions_are_bounded(every: Reply, timeout: float) -> None:
-    script = Script([every], luck=0.0)
+    script = Script([every], jitter=0.0)
     with pytest.raises(WaitTimedOut, match=f"no result within {timeout}") as caught:
         script.wait(timeout=timeout)
     assert script.now - 1000 == pytest.approx(timeout)
@@ -211,21 +211,21 @@ def test_the_time_is_kept_and_the_questions_are_bounded(every: Reply, timeout: f
 
 
 @given(st.lists(st.sampled_from([NO_REPLY, DEADLINE, SHED, reply(502, b""), (30.0, DEADLINE)])), st.floats(0, 1))
-def test_never_more_than_one_question_a_second(replies: list[Reply], luck: float) -> None:
-    script = Script([*replies, answer("finished")], luck)
+def test_never_more_than_one_question_a_second(replies: list[Reply], jitter: float) -> None:
+    script = Script([*replies, answer("finished")], jitter)
     assert script.wait().status is Status.FINISHED
     assert len(script.asked) == len(replies) + 1
     assert script.now - 1000 >= len(replies) - 1e-6
 
 
 def asked_in_an_hour(reply: Reply, seconds: Callable[[float], float]) -> list[int]:
-    """How many questions are asked in an hour that is all like that, with the luck of twenty clients."""
+    """How many questions are asked in an hour that is all like that, with the jitter of twenty clients."""
     counts = []
     for seed in range(20):
-        luck = random.Random(seed).random
+        jitter = random.Random(seed).random
         script = Script([])
-        script.chances = Chances(script.chances.clock, luck)
-        script.replies = [(seconds(luck()), reply) for _ in range(400)]
+        script.timing = Timing(script.timing.clock, jitter)
+        script.replies = [(seconds(jitter()), reply) for _ in range(400)]
         with pytest.raises(WaitTimedOut):
             script.wait(timeout=3600)
         counts.append(len(script.asked))
@@ -233,7 +233,7 @@ def asked_in_an_hour(reply: Reply, seconds: Callable[[float], float]) -> list[in
 
 
 def test_the_counts_in_the_documentation() -> None:
-    held = asked_in_an_hour(DEADLINE, lambda luck: 25 * (1 - luck / 16))
+    held = asked_in_an_hour(DEADLINE, lambda jitter: 25 * (1 - jitter / 16))
     assert max(held) <= 148
     refused = asked_in_an_hour(NO_REPLY, lambda _: 0.0)
     assert 225 <= sum(refused) / len(refused) <= 260
@@ -246,7 +246,7 @@ def test_the_counts_in_the_documentation() -> None:
 def test_updates_tell_what_happens() -> None:
     script = Script([NO_REPLY, DEADLINE, answer("failed")])
     failed = script.wait()
-    assert [(update.phase, update.pause, update.trouble) for update in script.updates] == [
+    assert [(update.phase, update.pause, update.error) for update in script.updates] == [
         (Phase.ASKING, 0, ""),
         (Phase.RECONNECTING, 2, "ConnectError: refused"),
         (Phase.ASKING, 0, ""),
@@ -312,7 +312,7 @@ def test_a_known_answer_saves_the_question() -> None:
         ([Reply(307), answer("finished")] * 2, "HTTP 307", 2),
         ([Reply(404), answer("finished")] * 2, "HTTP 404", 2),
         ([Reply(503), answer("finished")] * 5, "HTTP 503", 5),
-        ([Reply(trouble="cut", received=2), answer("finished")] * 6, "cut", 5),
+        ([Reply(error="cut", received=2), answer("finished")] * 6, "cut", 5),
         ([Reply(403), answer("waiting")], "its generation is waiting", 1),
     ],
 )
@@ -369,7 +369,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_download_that_gets_further_is_not_given_up() -> None:
-    replies = [reply for count in range(1, 9) for reply in (Reply(trouble="cut", received=count), answer("finished"))]
+    replies = [reply for count in range(1, 9) for reply in (Reply(error="cut", received=count), answer("finished"))]
     script = Script([*replies, FETCHED])
     script.download(generation=GENERATION)
     assert script.fetched == 9

@@ -13,7 +13,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from genstatus_server.client import GenerationRefused, rules
-from genstatus_server.client.rules import Chances
+from genstatus_server.client.rules import Timing
 from tests.support import node
 from tests.support.bad_network import BadNetwork, Fault, bad_network
 from tests.support.fronts import Awaited, Blocking, Front
@@ -46,7 +46,7 @@ class _Python(Patient):
 
     async def wait(self, url: str, hold: float) -> str | int:
         async with self.front(url, "owner") as client:
-            client.inner._chances = Chances(client.inner._chances.clock, lambda: 0.0)
+            client.inner._timing = Timing(client.inner._timing.clock, lambda: 0.0)
             try:
                 return (await client.wait_for_generation(1, "D1", hold=hold, timeout=node.SECONDS)).status
             except GenerationRefused as refused:
