@@ -92,7 +92,8 @@ class LeaseKeeper:
         return self._job_id, self._lease
 
     def _change(self, change: Change) -> bool:
-        with pymongo.timeout(max(self._pause, _SHORTEST_TRY)):
+        left = self._ends - time.monotonic()
+        with pymongo.timeout(max(_SHORTEST_TRY, min(self._pause, left))):
             return bool(self._jobs.update_one(*change).matched_count)
 
     def _keep(self) -> None:

@@ -1,0 +1,1 @@
+"""A soak of the workers, to be run by hand: python -m tests.soak.workers."""
