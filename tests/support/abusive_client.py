@@ -1,4 +1,4 @@
-"""A client that means harm, out of one cheap process: raw sockets in one loop, and nothing but the standard library.
+"""An abusive client, out of one cheap process: raw sockets in one loop, and nothing but the standard library.
 
 Its first line on stdin is `{"host": …, "port": …, "attack": "slow_loris", "count": 2000, "path": …, "token": …}`; it
 prints `ready` once every connection has done its worst for the first time, and goes on until it is killed.
