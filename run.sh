@@ -227,6 +227,7 @@ run_tests() {
     if ((!$#)); then
         # Tests wait, and so do installations: what one environment leaves of the processors another one takes.
         how=(run-parallel --parallel 2)
+        export SUITE_WORKERS=${SUITE_WORKERS:-4}
         say 'two environments at a time; the output of each comes when it is through'
     fi
     log=$(mktemp)

@@ -13,7 +13,7 @@ import pytest
 from genstatus_server.hold.hold import Urls
 from genstatus_server.mongo.queries import SUBMISSIONS
 from genstatus_server.web.check import StatusCheck, StatusChecker
-from tests.faults.scale import SLACK, Figures, scaled
+from tests.faults.scale import Figures, allowed, scaled
 from tests.support.loops import Lateness, lateness
 from tests.support.server import Server, body
 from tests.support.world import Document, World
@@ -145,7 +145,7 @@ class Trials:
         yield
         took = loop.time() - began - (late.seconds - late_before)
         self.longest = max(self.longest, took)
-        assert took < SOON * SLACK
+        assert took < allowed(SOON)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ async def heard_of(trials: Trials, number: int, write: Action) -> None:
     await write()
     # By then it may have heard of the second generation's file, too.
     first = finished(number)["upload"]["key"]
-    async with asyncio.timeout(SOON * SLACK):
+    async with asyncio.timeout(allowed(SOON)):
         while hold.woken_at is None or any(job.key == first for job in services.documents.cache.jobs([key])):  # noqa: ASYNC110 - the change comes by the turns of the loop.
             await asyncio.sleep(0.001)
 

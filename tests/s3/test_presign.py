@@ -163,7 +163,7 @@ async def test_a_url_is_refused_once_it_has_expired(server: Server, world: World
     await until(lambda: time.time() > signed_at(url) + 1)
     response = await download(server, url)
     while response.code == HTTPStatus.OK:  # The very second is given away.
-        assert time.time() < signed_at(url) + 5, "it never expires"
+        assert time.time() < signed_at(url) + 60, "it never expires"
         response = await download(server, url)
     assert response.code in REFUSED
     assert (await download(server, await url_of(server, world))).code == HTTPStatus.OK, "a new one is signed"
@@ -177,7 +177,7 @@ async def test_a_url_is_used_again_for_at_most_half_of_its_life(server: Server, 
     await world.put_job()
     await world.finish()
     urls: list[str] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(set(urls)) < 3:
         assert time.monotonic() < deadline, "it never changed"
         asked_at = time.time()
@@ -191,7 +191,7 @@ async def test_a_url_is_not_used_again_once_the_job_has_changed(server: Server, 
     await world.finish()
     assert len({body(await server.check())["url"] for _ in range(3)}) == 1
     await world.finish(key="1/D1_again.csv")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not urlsplit(body(await server.check())["url"]).path.endswith("/1/D1_again.csv"):
         assert time.monotonic() < deadline, "it is still the old one"
 

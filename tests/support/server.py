@@ -58,7 +58,7 @@ class Server:
 
     async def fetch(self, path: str, **options: Any) -> HTTPResponse:
         """Any request; the answer whatever its status."""
-        options.setdefault("request_timeout", 60)
+        options.setdefault("request_timeout", 2 * DEADLINE)
         response: HTTPResponse = await self.client.fetch(self.base_url + path, raise_error=False, **options)
         return response
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tornado.httpclient import HTTPResponse
 
 READY = {"mongodb": "ok", "change_stream": "live", "signer": "ok"}
-#: Seconds by which an answer must be there although MongoDB is not: half of it is for a busy machine.
-SOON = 5.0
+#: Seconds by which an answer must be there although MongoDB is not: most of it is for a busy machine; a hold takes 25.
+SOON = 20.0
 
 
 async def ready(server: Server) -> tuple[int, dict[str, str]]:
@@ -218,8 +218,7 @@ async def test_the_holds_are_counted_exactly_after_any_churn(server: Server, wor
         await world.finish(101)
         await world.log_out("fabs")
         await asyncio.gather(*settled, *refused)
-        # A second, and more for a busy machine.
-        await until(lambda: gauge("genstatus_held_requests") == 5, seconds=4, what="those that stay")
+        await until(lambda: gauge("genstatus_held_requests") == 5, what="those that stay")
         assert await metric(server, "genstatus_held_requests") == 5
         await world.log_in("fabs", USERS["fabs"]["_id"])
     await world.finish(102)
