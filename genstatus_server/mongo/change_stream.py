@@ -80,7 +80,9 @@ class ChangeStreamFollower:
 
     async def follow(self) -> None:
         """Follow the stream until cancelled, whatever happens to MongoDB, and whatever goes wrong in here."""
-        while True:
+        task = asyncio.current_task()
+        # Closing the stream may fail just as this is cancelled, and the error then stands for the cancellation.
+        while task is None or not task.cancelling():
             pause = LONGEST_PAUSE
             try:
                 pause = await self._follow_until_failure()

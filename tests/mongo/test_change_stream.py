@@ -1,0 +1,300 @@
+"""The change stream's follower on a scripted connection: opening, order, gaps, lost tokens, a fault at every await."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import structlog
+from pymongo.errors import AutoReconnect, OperationFailure
+
+from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.model.errors import ServiceUnavailable
+from genstatus_server.mongo import change_stream
+from genstatus_server.mongo.change_stream import TOKEN_ATTEMPTS, ChangeStreamFollower, StreamState
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import Key
+from genstatus_server.telemetry.metrics import Metrics
+from tests.support.scripted import JOB_KEY, ScriptedConnection, event, time_of, update
+
+TOKEN = {"after": 7}
+
+
+class Documents:
+    """Stands for the documents: notes what is read again, and which events the cache is told."""
+
+    def __init__(self) -> None:
+        self.cache = self
+        self.read: list[tuple[list[Key], bool]] = []
+        self.applied: list[int] = []
+        self.errors: list[Exception] = []
+        self.concerned: Callable[[Any], Iterable[Key] | None] = lambda _: [JOB_KEY]
+
+    async def read_again(self, keys: Iterable[Key], *, restart: bool = False) -> None:
+        self.read.append((list(keys), restart))
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def apply(self, told: Any) -> Iterable[Key] | None:
+        self.applied.append(told["clusterTime"].time)  # Fails where it is none, as the cache does.
+        return self.concerned(told)
+
+
+class Following:
+    """A follower that runs, and everything around it."""
+
+    def __init__(self) -> None:
+        self.connection, self.documents = ScriptedConnection(now=5), Documents()
+        self.freshness, self.holds, self.metrics = Freshness(), HoldRegistry[Key](), Metrics()
+        connection: Any = self.connection
+        documents: Any = self.documents
+        self.follower = ChangeStreamFollower(connection, documents, self.freshness, self.holds, self.metrics)
+
+    async def asked(self, streams: int = 1) -> None:
+        """Wait until the newest of so many streams is asked for its next answer."""
+        await until(lambda: len(self.connection.streams) >= streams and self.connection.stream.is_asked)
+
+    async def send(self, *events: Any, answered: int = 5) -> None:
+        stream = self.connection.stream
+        stream.send(*events, asked_at=now(), answered=time_of(answered))
+        await until(lambda: stream.is_asked or self.connection.stream is not stream)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the loop's turns are what is waited for.
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_stream, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr(change_stream, "POLLING_SECONDS", 0.001)
+
+
+@pytest.fixture(autouse=True)
+def records() -> Any:
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+@asynccontextmanager
+async def following(*, errors: dict[str, list[BaseException]] | None = None) -> AsyncIterator[Following]:
+    made = Following()
+    made.connection.errors = errors or {}
+    task = asyncio.create_task(made.follower.follow())
+    try:
+        yield made
+        assert not task.done(), "nothing but the shutdown ends the follower"
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_follower_opens_behind_a_snapshot_and_reads_what_is_held() -> None:
+    async with following() as made:
+        await made.asked()
+        assert made.connection.opened == [(None, time_of(5))]
+        assert made.documents.read == [([], True)]
+        assert made.freshness.is_current()
+        assert made.freshness.position == time_of(5)
+        assert (made.follower.state, made.follower.reached.is_set()) == (StreamState.LIVE, True)
+
+
+async def test_follower_applies_events_in_order_before_it_wakes() -> None:
+    async with following() as made:
+        await made.asked()
+        with made.holds.hold((JOB_KEY,)) as hold:
+            made.documents.concerned = lambda told: [] if told["clusterTime"].time < 8 else [JOB_KEY]
+            await made.send(update(6, {}), update(7, {}))
+            assert not hold.woken
+            await made.send(update(8, {}), update(9, {}))
+            assert hold.woken
+        assert made.documents.applied == [6, 7, 8, 9]
+        assert made.freshness.position == time_of(9) - 1
+
+
+async def test_follower_wakes_everybody_for_an_event_that_may_concern_all() -> None:
+    async with following() as made:
+        await made.asked()
+        made.documents.concerned = lambda told: None if told["operationType"] == "drop" else [JOB_KEY]
+        with made.holds.hold((("users", 1),)) as hold:
+            await made.send(update(6, {}))
+            assert not hold.woken
+            await made.send(update(7, {}), event("drop", "jobs", None, 8), update(9, {}))
+            assert hold.woken
+
+
+async def test_follower_trusts_only_an_answer_that_shows_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with following() as made:
+        await made.asked()
+        advanced: list[int | None] = []
+        monkeypatch.setattr(made.freshness, "advance", lambda newest, *_: advanced.append(newest))
+        await made.send()
+        await made.send(update(6, {}))
+        assert advanced == [None, time_of(6)]
+
+
+async def test_follower_resumes_behind_what_was_applied() -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send(update(7, {}))
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+        assert made.connection.opened[1][0] == TOKEN
+        # What is held was read in between, but nothing was dropped: the stream tells what was missed.
+        assert [restart for _, restart in made.documents.read] == [True, False]
+        assert not made.freshness.is_current()
+        await made.send()
+        assert made.freshness.is_current()
+
+
+@pytest.mark.parametrize("attempt", range(1, TOKEN_ATTEMPTS + 1))
+async def test_follower_drops_a_token_that_does_not_bring_it_back(attempt: int) -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send(update(7, {}))
+        made.connection.raise_in("open_change_stream", *[AutoReconnect("scans for too long")] * attempt)
+        made.connection.stream.fail(AutoReconnect("scans for too long"))
+        await made.asked(streams=2)
+        expected = TOKEN if attempt < TOKEN_ATTEMPTS else None
+        assert made.connection.opened[1][0] == expected
+        assert made.documents.read[-1][1] is (expected is None)
+
+
+async def test_follower_keeps_a_token_that_advances() -> None:
+    async with following() as made:
+        await made.asked()
+        for attempt in range(3 * TOKEN_ATTEMPTS):
+            await made.send(update(7 + attempt, {}))
+            made.connection.stream.fail(AutoReconnect("gone"))
+            await made.asked(streams=2 + attempt)
+            assert made.connection.opened[-1][0] == {"after": 7 + attempt}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (AutoReconnect("away"), True),
+        (ServiceUnavailable(), True),
+        (OperationFailure("not authorized", 13), True),
+        (OperationFailure("history lost", 286), False),
+        (OperationFailure("too large", 10334), False),
+        (RuntimeError("a defect"), False),
+    ],
+)
+async def test_follower_keeps_its_token_only_where_it_can_help(error: Exception, *, is_kept: bool) -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send(update(7, {}))
+        made.connection.stream.fail(error)
+        await made.asked(streams=2)
+        assert made.connection.opened[1][0] == (TOKEN if is_kept else None)
+        assert made.connection.renewed == (1 if isinstance(error, OperationFailure) and error.code == 13 else 0)
+
+
+async def test_follower_goes_on_behind_an_invalidate(records: list[Any]) -> None:
+    async with following() as made:
+        await made.asked()
+        made.connection.stream.alive = False
+        await made.send(update(7, {}))
+        await made.asked(streams=2)
+        assert made.connection.opened[1][0] == TOKEN
+        assert "the stream has ended" in [each.get("cause") for each in records]
+
+
+@pytest.mark.parametrize("place", ["views_among", "snapshot_time", "open_change_stream", "close"])
+@pytest.mark.parametrize(
+    "error", [AutoReconnect("away"), OperationFailure("no", 1), RuntimeError("a defect"), KeyError(1)]
+)
+async def test_follower_survives_an_error_at_every_await(place: str, error: Exception) -> None:
+    errors: dict[str, list[BaseException]] = {place: [error, error]}
+    async with following(errors=errors) as made:
+        await made.asked(streams=1)
+        if place == "close":
+            made.connection.stream.fail(AutoReconnect("gone"))
+            await made.asked(streams=2)
+        await made.send(update(9, {}))
+        assert made.documents.applied == [9]
+        assert made.follower.state is StreamState.LIVE
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable(), RuntimeError("a defect")])
+async def test_follower_survives_an_error_in_its_recovery(error: Exception) -> None:
+    async with following() as made:
+        await made.asked()
+        made.documents.errors = [error]
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+        assert made.follower.state is StreamState.LIVE
+
+
+async def test_follower_ends_where_closing_fails_as_it_is_cancelled() -> None:
+    async with following() as made:
+        await made.asked()
+        made.connection.raise_in("close", AutoReconnect("gone"))
+
+
+async def test_follower_survives_an_event_that_cannot_be_applied() -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send({**update(7, {}), "clusterTime": "no time"})
+        await made.asked(streams=2)
+        assert made.connection.opened[1][0] is None  # Behind the token it would come again.
+
+
+async def test_follower_is_down_and_reads_what_is_held_while_it_cannot_open() -> None:
+    async with following(errors={"open_change_stream": [AutoReconnect("away")] * 1000}) as made:
+        with made.holds.hold((JOB_KEY,)):
+            await until(lambda: ([JOB_KEY], False) in made.documents.read)
+        assert made.follower.state is StreamState.DOWN
+        assert not made.freshness.is_current()
+        assert not made.follower.reached.is_set()
+
+
+async def test_follower_names_the_collections_that_are_views() -> None:
+    async with following() as made:
+        made.connection.views = ["jobs"]
+        await until(lambda: made.follower.views == ["jobs"])
+        assert made.follower.state is StreamState.DOWN
+        assert not made.connection.opened
+        made.connection.views = []
+        await made.asked()
+        assert (made.follower.state, made.follower.views) == (StreamState.LIVE, [])
+
+
+async def test_follower_notices_a_collection_that_becomes_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change_stream, "VIEW_CHECK_SECONDS", 0)
+    async with following() as made:
+        await made.asked()
+        made.connection.views = ["users"]
+        made.connection.stream.send(asked_at=now(), answered=time_of(5))
+        await until(lambda: made.follower.state is StreamState.DOWN)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_follower_polls_where_there_are_no_change_streams(records: list[Any], *, is_away: bool) -> None:
+    error = OperationFailure("no replica set", 40573)
+    async with following(errors={"open_change_stream": [error] * 1000}) as made:
+        made.documents.errors = [ServiceUnavailable()] * 1000 if is_away else []
+        with made.holds.hold((JOB_KEY,)):
+            await until(lambda: made.documents.read.count(([JOB_KEY], False)) > 2)
+        assert made.follower.state is (StreamState.DOWN if is_away else StreamState.POLLING)
+        assert not made.freshness.is_current()
+        assert [each["event"] for each in records] == ["change_stream_unsupported"]
+
+
+async def test_follower_counts_how_often_it_opens_again() -> None:
+    async with following() as made:
+        await made.asked()
+        value = made.metrics.registry.get_sample_value
+        assert (value("genstatus_change_stream_up"), value("genstatus_change_stream_reopens_total")) == (1, 0)
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+        assert (value("genstatus_change_stream_up"), value("genstatus_change_stream_reopens_total")) == (1, 1)
