@@ -46,7 +46,7 @@ class Hold(Generic[K]):
     @property
     def is_waiting(self) -> bool:
         """Whether it waits for a wake just now, with nothing to check."""
-        return self._future is not None
+        return self._future is not None and not self._future.done()
 
     async def wait(self, until: float) -> None:
         """Wait until it is woken or ended, or until the time `until`. A wake that came before counts."""
