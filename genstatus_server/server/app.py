@@ -9,7 +9,7 @@ import contextlib
 import gc
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from socket import socket
+from socket import AF_UNIX, socket
 from typing import Any, Final
 
 from pymongo.errors import PyMongoError
@@ -28,6 +28,7 @@ from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel
 from genstatus_server.server.gauges import metrics_collector, set_gauges
 from genstatus_server.server.shutdown import Shutdown
+from genstatus_server.server.sockets import url_of
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
@@ -138,8 +139,8 @@ async def serve(
             malformed=MalformedRequests(services.metrics),
         )
         for each in sockets:
-            host, port = each.getsockname()[:2]
-            log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)
+            is_unix = each.family == AF_UNIX
+            log.info("listening", url=url_of(each), **({} if is_unix else {"port": each.getsockname()[1]}))
         systemd.notify("READY=1")
         _spare_the_garbage_collector()
         await shutdown.wait()

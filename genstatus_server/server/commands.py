@@ -2,21 +2,16 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any
 
 import click
-from tornado.netutil import bind_sockets
 
-from genstatus_server.model.errors import StartupError
 from genstatus_server.server.demo import run_demo
 from genstatus_server.server.run import run_server
-from genstatus_server.server.supervisor import inherited_sockets
-from genstatus_server.settings import Settings, load_settings, with_flags
+from genstatus_server.server.sockets import open_sockets
+from genstatus_server.settings import Settings, load_settings, unknown_variables, with_flags
 from genstatus_server.telemetry import log
-
-_BACKLOG: Final = 4096
 
 
 @click.command()
@@ -24,7 +19,7 @@ _BACKLOG: Final = 4096
 def serve(config: str | None, **flags: str | None) -> None:
     """Run the server. Each option can also be set in the environment: --url-ttl as GENSTATUS_URL_TTL."""
     settings = _begin(config, flags)
-    run(run_server(settings, listen(settings)))
+    run(run_server(settings, open_sockets(settings)))
 
 
 @click.command()
@@ -32,16 +27,7 @@ def serve(config: str | None, **flags: str | None) -> None:
 def demo(config: str | None, **flags: str | None) -> None:
     """Run the server on an embedded MongoDB and S3, with sample data and a worker that keeps finishing a job."""
     settings = _begin(config, flags)
-    run(run_demo(settings, listen(settings)))
-
-
-def listen(settings: Settings) -> list[socket.socket]:
-    """The bound sockets, or those that the parent process has bound. Raises `StartupError`."""
-    try:
-        return inherited_sockets() or bind_sockets(settings.port, settings.address, backlog=_BACKLOG)
-    except OSError as error:
-        where = f"port {settings.port} of {settings.address}"
-        raise StartupError(f"cannot listen on {where}: {error.strerror or error}") from error
+    run(run_demo(settings, open_sockets(settings)))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -53,4 +39,6 @@ def _begin(config: str | None, flags: dict[str, str | None]) -> Settings:
     """The settings, with the log set up as they say. Raises `BadSettings`."""
     settings = load_settings(flags, os.environ, config)
     log.set_up(settings.log_format)
+    for name, hint in unknown_variables(os.environ).items():
+        log.warning("unknown_variable", variable=name, hint=hint)
     return settings

@@ -20,6 +20,7 @@ from genstatus_server.mongo.schema import initialize
 from genstatus_server.server.app import serve
 from genstatus_server.server.run import unless_stopped, with_embedded, within_file_limit
 from genstatus_server.server.shutdown import Shutdown
+from genstatus_server.server.sockets import url_of
 from genstatus_server.settings import BadSettings, Settings
 
 _POLL_SECONDS: Final = 0.05
@@ -42,7 +43,7 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
         storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
         await asyncio.to_thread(_fill, settings, storage)
         await stack.enter_async_context(_sample_worker(settings, storage))
-        telling = asyncio.create_task(_tell_when_ready(_base_url(sockets[0]), shutdown))
+        telling = asyncio.create_task(_tell_when_ready(url_of(sockets[0]), shutdown))
         stack.callback(telling.cancel)
         await serve(settings, sockets, shutdown, s3_keys=s3_keys)
         await telling  # Cancelled in the midst of a fetch, it would leave an error in the log.
@@ -82,7 +83,7 @@ async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[
 
 
 async def _tell_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
-    while not await _is_ready(base_url):
+    while not (base_url.startswith("http:") and await _is_ready(base_url)):
         if shutdown.is_set():
             return
         await asyncio.sleep(_POLL_SECONDS)
@@ -96,8 +97,3 @@ async def _is_ready(base_url: str) -> bool:
     except (HTTPError, OSError):
         return False
     return True
-
-
-def _base_url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -33,6 +33,8 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
         parent = await stack.enter_async_context(channel_to_parent(shutdown))
         s3_keys = None
         if settings.mongodb_uri is None:
+            hint = "an embedded MongoDB is started, for trying only; set mongodb_uri to use yours"
+            log.warning("mongodb_uri_missing", hint=hint)
             started = await unless_stopped(shutdown, with_embedded(stack, settings))
             if started is None:
                 return

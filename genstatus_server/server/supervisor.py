@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry, Counter
 
 from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel, open_channel
+from genstatus_server.server.cores import usable_cores
 from genstatus_server.server.shutdown import Shutdown
-from genstatus_server.settings import ENVIRONMENT_PREFIX, OPTIONS, Settings
+from genstatus_server.server.sockets import inherited_descriptors
+from genstatus_server.settings import ENVIRONMENT_PREFIX, INHERITED, OPTIONS, Settings
 from genstatus_server.telemetry import log, snapshots
 from genstatus_server.telemetry.metrics import DroppedLogRecords
 
-#: Tells a child the file descriptors that it inherits: its end of the channel, and the sockets to listen on.
-INHERITED: Final = ENVIRONMENT_PREFIX + "INHERITED_DESCRIPTORS"
 #: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
@@ -39,7 +39,7 @@ async def run_processes(
 ) -> None:
     """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
     family = _Family(settings, sockets, s3_keys, shutdown)
-    numbers = range(settings.processes or _cores())
+    numbers = range(settings.processes or usable_cores())
     keepers = [asyncio.create_task(family.keep_running(number), name=f"process {number}") for number in numbers]
     systemd.notify("READY=1")
     await shutdown.wait()
@@ -51,20 +51,10 @@ async def run_processes(
     await asyncio.gather(*keepers, return_exceptions=True)
 
 
-def _cores() -> int:
-    """The cores that this process may run on, where that can be told: a container may have fewer than its machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def inherited_sockets() -> list[socket.socket]:
-    """The sockets that the parent listens on; none in a process that has no such parent."""
-    return [socket.socket(fileno=descriptor) for descriptor in _inherited()[1:]]
-
-
 @asynccontextmanager
 async def channel_to_parent(shutdown: Shutdown) -> AsyncIterator[Channel | None]:
     """The channel to the parent, None without one; ends this process when the parent has ended, by whatever means."""
-    descriptors = _inherited()
+    descriptors = inherited_descriptors()
     if not descriptors:
         yield None
         return
@@ -167,7 +157,8 @@ class _Family:
 def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[str, str]:
     """The environment of a child: every option, which is how secrets stay off the command line."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-    environment.pop("NOTIFY_SOCKET", None)  # It is the parent that speaks to systemd.
+    for name in ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # The parent speaks to systemd.
+        environment.pop(name, None)
     for option in OPTIONS:
         value = 1 if option.name == "processes" else getattr(settings, option.name)
         if value not in (None, ()):
@@ -176,8 +167,3 @@ def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[st
         environment |= {"AWS_ACCESS_KEY_ID": s3_keys[0], "AWS_SECRET_ACCESS_KEY": s3_keys[1]}
         environment.pop("AWS_SESSION_TOKEN", None)
     return environment
-
-
-def _inherited() -> list[int]:
-    text = os.environ.get(INHERITED, "")
-    return [int(number) for number in text.split(",")] if text else []

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from genstatus_server.server.channel import open_channel
-from genstatus_server.server.supervisor import _cores
+from genstatus_server.server.cores import usable_cores
 from genstatus_server.telemetry import snapshots
 from genstatus_server.telemetry.metrics import Metrics
 from tests.support.proc import children_of
@@ -166,11 +166,41 @@ def test_0_is_one_process_for_each_core_that_it_may_run_on(
         os.sched_setaffinity(0, cores)
 
 
-def test_the_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert _cores() == len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert _cores() == 64
+    assert usable_cores(tmp_path) == 64
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        # Version 2: in a container, on the machine itself, and without a quota.
+        ("0::/", {"cpu.max": "250000 100000"}, 3),
+        ("0::/a/b", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}, 1),
+        ("0::/a/b", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 64),
+        ("0::/", {"cpu.max": "9900000 100000"}, 64),
+        ("0::/", {"cpu.max": "nonsense"}, 64),
+        # Version 1: in a container, whose path is the machine's, and on the machine itself.
+        ("3:cpu,cpuacct:/docker/a", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("1:memory:/b\n3:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "150000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
+        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ("4:cpuset:/", {"cpu.max": "100000 100000"}, 64),
+    ],
+)
+def test_usable_cores_heed_the_cpu_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    for name, content in {
+        "proc/self/cgroup": groups,
+        **{f"sys/fs/cgroup/{name}": files[name] for name in files},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert usable_cores(tmp_path) == cores
 
 
 def one(name: str, kind: str, value: float, **labels: str) -> list[Any]:
