@@ -111,7 +111,7 @@ class Settings:
         "Seconds that a presigned URL lives. An answer's URL is valid for at least half of that.",
     )
     wait_default: float = _option(
-        25.0, kinds.seconds(0.001, 86400), "Longest hold in seconds of a request that names no timeout."
+        25.0, kinds.seconds(0.001, 86400), "Longest hold in seconds of a request without a timeout of its own."
     )
     wait_max: float = _option(
         55.0,

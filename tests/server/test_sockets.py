@@ -128,26 +128,29 @@ def test_restart_with_a_socket_of_systemd_refuses_nothing(tmp_path: Path, s3: S3
                 except (OSError, http.client.HTTPException) as error:
                     statuses.append(error)
 
-        def serve_until(count: int) -> None:
-            prefix, descriptors = activation(made), [made.fileno()]
+        @contextmanager
+        def serving() -> Iterator[None]:
+            """A server that has answered more requests, after those that had to wait for it."""
+            prefix, descriptors, before = activation(made), [made.fileno()], len(statuses)
             with running_server(tmp_path, flags, credentials(s3), prefix=prefix, pass_fds=descriptors) as server:
                 wait_until(lambda: listens(server, int(processes)), "it listens")
                 assert server.records("listening")[0]["port"] == address[1]
-                wait_until(lambda: len(statuses) > count, "requests are answered")
+                wait_until(lambda: len(statuses) > before + 20, "requests are answered")
+                yield
                 assert server.end() == 0
 
         clients = [threading.Thread(target=ask) for _ in range(4)]
         for client in clients:
             client.start()
         try:
-            for number in range(1, 4):
-                serve_until(len(statuses) + 50 * number)
-            is_over.set()
-            serve_until(-1)  # Somebody has to answer those that wait.
+            with serving():
+                pass
+            with serving():
+                is_over.set()
+                for client in clients:
+                    client.join(DEADLINE)
         finally:
             is_over.set()
-        for client in clients:
-            client.join()
     assert set(statuses) == {200}
 
 
