@@ -186,6 +186,7 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     listener.close()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
+            await listener.wait_new()
             await services.in_flight.wait_empty()
     except TimeoutError:
         log.warning("drain_timeout", hint="some clients did not take their answer in time")

@@ -66,9 +66,9 @@ def _bind(settings: Settings) -> list[socket.socket]:
                 more = bind_sockets(port, address, backlog=_BACKLOG)
                 port = more[0].getsockname()[1]  # A free one that was picked is that of every address.
                 bound.extend(more)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a file that is no socket is in the way.
             where = address if address.startswith(UNIX) else f"port {port} of {address}"
-            raise StartupError(f"cannot listen on {where}: {error.strerror or error}") from error
+            raise StartupError(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from error
     return bound
 
 

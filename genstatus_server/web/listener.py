@@ -9,7 +9,7 @@ import re
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from typing import Final, cast
@@ -48,6 +48,9 @@ _LIMITS: Final = HTTP1ConnectionParameters(max_header_size=64 * 1024, max_body_s
 #: all was read is reset, and the answer with it.
 _MAX_LINGERING: Final = 64
 _LINGER_SECONDS: Final = 1.0
+#: Seconds that the client of a new connection may take to send its request, when the server stops.
+_NEW_SECONDS: Final = 1.0
+_NEW_CHECK_SECONDS: Final = 0.02
 _SCHEME_AND_HOST: Final = re.compile("https?://[^/?]*", re.IGNORECASE)
 
 
@@ -129,6 +132,14 @@ class Listener(HTTPServerConnectionDelegate):
         for each in self._sockets:
             each.close()
 
+    async def wait_new(self) -> None:
+        """Wait until the client of every new connection has sent its request, or has had time to."""
+        since = self._loop.time() - _NEW_SECONDS
+        for _ in range(round(_NEW_SECONDS / _NEW_CHECK_SECONDS)):
+            if not any(since < stream.waits_since < math.inf for stream in self._streams()):
+                return
+            await asyncio.sleep(_NEW_CHECK_SECONDS)
+
     async def close_connections(self) -> None:
         """Close every connection, whatever is going on there."""
         while self._connections:
@@ -181,12 +192,14 @@ class Listener(HTTPServerConnectionDelegate):
     def _close_idle(self) -> None:
         """Close those that are idle, a few at a time as they are taken."""
         since = self._loop.time() - self._idle_timeout
-        streams = (cast("ClientStream", each.stream) for each in self._connections)
-        idle = list(islice((stream for stream in streams if stream.waits_since < since), _AT_ONCE))
+        idle = list(islice((stream for stream in self._streams() if stream.waits_since < since), _AT_ONCE))
         pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_timeout / 4
         self._closing_idle = self._loop.call_later(pause, self._close_idle)
         for stream in idle:
             stream.close()
+
+    def _streams(self) -> Iterator[ClientStream]:
+        return (cast("ClientStream", each.stream) for each in self._connections)
 
     def _linger(self, connection: socket.socket) -> None:
         """Let a client whose request was refused read the answer."""
