@@ -44,10 +44,11 @@ _CLOSING_PAUSE_SECONDS: Final = 0.01
 _UNREAD_MS: Final = 30_000
 #: Bytes of the request line and headers together, and of a body, which no route reads; and seconds for a body.
 _LIMITS: Final = HTTP1ConnectionParameters(max_header_size=64 * 1024, max_body_size=16 * 1024, body_timeout=10)
-#: Refused clients that may go on sending at the same time, and for how many seconds. A connection that is closed before
-#: all was read is reset, and the answer with it.
-_MAX_LINGERING: Final = 64
+#: A connection that is closed before all was read is reset, and the answer to a refused request with it. So what still
+#: comes is discarded: for so many such connections a second, so many seconds, and so many pieces of 64 KiB.
+_MAX_LINGERING: Final = 16
 _LINGER_SECONDS: Final = 1.0
+_MAX_DISCARDED: Final = 64
 #: Seconds that the client of a new connection may take to send its request, when the server stops.
 _NEW_SECONDS: Final = 1.0
 _NEW_CHECK_SECONDS: Final = 0.02
@@ -208,7 +209,7 @@ class Listener(HTTPServerConnectionDelegate):
             return
         task = self._loop.create_task(_discard(connection))
         self._lingering.add(task)
-        task.add_done_callback(self._lingering.discard)
+        self._loop.call_later(_LINGER_SECONDS, self._lingering.discard, task)
 
     def _wait_for_files(self, cause: str | None) -> None:
         self._pause()
@@ -224,5 +225,7 @@ async def _discard(connection: socket.socket) -> None:
     with closing(connection), suppress(OSError, TimeoutError):
         connection.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(_LINGER_SECONDS):
-            while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
-                pass
+            for _ in range(_MAX_DISCARDED):
+                if not await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+                    return
+                await asyncio.sleep(0)  # It may send faster than this is read.
