@@ -37,8 +37,7 @@ from genstatus_server.web.listener import Listener
 from genstatus_server.web.malformed import MalformedRequests
 from genstatus_server.web.pages import OpenApiHandler, static_routes
 from genstatus_server.web.services import Services
-from genstatus_server.web.status import GenerationStatusHandler
-from genstatus_server.web.statuses import GenerationStatusesHandler
+from genstatus_server.web.status import GenerationStatusesHandler, GenerationStatusHandler
 
 #: Documents that are cached of each collection, at the least. Whatever is held must stay cached, up to four jobs each.
 _CACHED: Final = 10_000

@@ -11,7 +11,7 @@ from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.mongo.documents import Documents
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
-from genstatus_server.web.asked import Asked
+from genstatus_server.web.params import StatusParams
 from genstatus_server.web.services import Services
 
 #: Seconds that all reads of one check may take together.
@@ -49,7 +49,7 @@ class StatusChecker:
 
     __slots__ = ("_documents", "_expires", "_is_settled", "_login", "_params", "_presigner", "keys")
 
-    def __init__(self, services: Services, login: Login, params: Asked, is_settled: IsSettled) -> None:
+    def __init__(self, services: Services, login: Login, params: StatusParams, is_settled: IsSettled) -> None:
         self._documents = services.documents
         self._presigner = services.presigner
         self._login = login

@@ -1,33 +1,46 @@
-"""A request that may be held: what the routes of one file and of several have in common."""
+"""A request that may be held, from its parameters to its answer: what both status routes have in common."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from genstatus_server.hold.hold import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
 from genstatus_server.hold.registry import Hold, HoldResult
 from genstatus_server.model.access import Login, hash_token
 from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
+from genstatus_server.model.jobs import Job
 from genstatus_server.mongo.queries import SESSIONS
-from genstatus_server.web.answering import AnsweringHandler
-from genstatus_server.web.asked import Asked, Query, understood
-from genstatus_server.web.base import CLIENT_GONE
+from genstatus_server.web import retry
+from genstatus_server.web.base import CLIENT_GONE, BaseHandler, date_now
 from genstatus_server.web.check import CHECK_SECONDS, IsSettled, StatusChecker, log_in_by_hash
+from genstatus_server.web.params import Query, StatusParams, parse_request
+
+_RETRY_AFTER: Final = {
+    None: lambda: retry.POLL,
+    HoldResult.SETTLED: lambda: retry.DEADLINE,
+    HoldResult.DEADLINE: lambda: retry.DEADLINE,
+    HoldResult.DRAINING: retry.draining,
+    HoldResult.SHED: retry.shed,
+}
 
 
-class HeldHandler(AnsweringHandler):
+class HeldHandler(BaseHandler):
     """Answers at once, or holds. A subclass parses the parameters, says what settles them, and encodes the answer."""
 
     _hold: Hold[Any] | None = None
     _is_wait = False
 
     @staticmethod
-    def understand(query: Query, prefer: Sequence[str]) -> Asked:
+    def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         """The request parameters. Raises `InvalidRequest`."""
         raise NotImplementedError
 
-    def settles(self, asked: Asked) -> IsSettled:
+    def settles(self, params: StatusParams) -> IsSettled:
         """What ends the wait."""
+        raise NotImplementedError
+
+    def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
+        """The body of the answer. `urls` has a URL for each job, None where it is not finished."""
         raise NotImplementedError
 
     def on_connection_close(self) -> None:
@@ -43,12 +56,12 @@ class HeldHandler(AnsweringHandler):
 
     async def get(self) -> None:
         """Log in, check, and answer; or hold in between."""
-        params, self._is_wait = understood(self.understand, self.request)
+        params, self._is_wait = parse_request(self.parse_params, self.request)
         token_hash = hash_token(self.request.headers.get("X-Session-ID", ""))
         first_deadline = self.arrived + self._first_check_seconds(params)
         login = await log_in_by_hash(self.services.documents, token_hash, first_deadline)
         self.log_fields["user_id"] = login.user.user_id
-        if isinstance(params, InvalidRequest):  # Only who is logged in is told what is wrong.
+        if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
             raise params
         self.log_fields["submission_id"], self.log_fields["file_type"] = params.submission_id, params.file_type
         checker = StatusChecker(self.services, login, params, self.settles(params))
@@ -57,16 +70,16 @@ class HeldHandler(AnsweringHandler):
         else:
             await self._answer_at_once(params, checker, first_deadline)
 
-    async def _answer_at_once(self, params: Asked, checker: StatusChecker, deadline: float) -> None:
+    async def _answer_at_once(self, params: StatusParams, checker: StatusChecker, deadline: float) -> None:
         checked, result = await checker.check(deadline), None
         if params.wait:
             result = HoldResult.SETTLED if checked.is_settled else HoldResult.SHED
         if result is HoldResult.SHED:
             self.services.metrics.shed.inc()
-        await self.answer(params, checked.jobs, await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS), result)
+        await self._answer(params, checked.jobs, await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS), result)
 
-    async def _answer_held(self, params: Asked, checker: StatusChecker, first_deadline: float) -> None:
-        # It is parsed by now, and ten thousand holds would keep it twice.
+    async def _answer_held(self, params: StatusParams, checker: StatusChecker, first_deadline: float) -> None:
+        # The query is parsed by now. Ten thousand holds would keep a second copy of it.
         self.request.arguments = self.request.query_arguments = {}
         result = HoldResult.ERROR
         with self.services.holds.hold(checker.keys) as hold:
@@ -77,7 +90,7 @@ class HeldHandler(AnsweringHandler):
                 checked, urls, result = await hold_until_settled(
                     hold,
                     checker,
-                    deadline=deadline_of(self.arrived, self.seconds(params)),
+                    deadline=deadline_of(self.arrived, self._wait_seconds(params)),
                     first_deadline=first_deadline,
                     retry_on=ServiceUnavailable,
                 )
@@ -86,15 +99,15 @@ class HeldHandler(AnsweringHandler):
         if urls is None:
             self.set_status(CLIENT_GONE)
             return
-        await self.answer(params, checked.jobs, urls, result)
+        await self._answer(params, checked.jobs, urls, result)
         if result is HoldResult.SETTLED and hold.woken_at is not None:
             self.services.metrics.wake_seconds.observe(asyncio.get_running_loop().time() - hold.woken_at)
 
-    def _first_check_seconds(self, params: Asked | InvalidRequest) -> float:
+    def _first_check_seconds(self, params: StatusParams | InvalidRequest) -> float:
         """Seconds until there is something to answer. The answer to a short hold may not come later."""
         if isinstance(params, InvalidRequest) or not params.wait:
             return CHECK_SECONDS
-        return min(CHECK_SECONDS, self.seconds(params) + LAST_CHECK_SECONDS)
+        return min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
 
     def _has_room(self, login: Login) -> bool:
         holds, settings = self.services.holds, self.services.settings
@@ -105,3 +118,41 @@ class HeldHandler(AnsweringHandler):
         held = asyncio.get_running_loop().time() - hold.held_since
         self.services.metrics.hold_seconds.labels(result.value).observe(held)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
+
+    async def _answer(
+        self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: HoldResult | None = None
+    ) -> None:
+        """Send the answer. `result` is why the wait ended; None where the request has no `wait`."""
+        if result is not None:
+            self.log_fields["wait_result"] = result.value
+        self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
+        self._set_headers(params, jobs, result)
+        body = self.encode(params, jobs, urls)
+        if result is not None:
+            # Thousands may be answered in this turn of the loop. All answers are sent first; the log and the metrics of
+            # each request follow in the next turn.
+            self.set_header("Date", date_now())  # Tornado's is that of the request.
+            self.set_header("Content-Length", len(body))
+            self.write(body)
+            self.flush()
+            await asyncio.sleep(0)
+            body = b""
+        self.finish(body)
+
+    def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: HoldResult | None) -> None:
+        if result is not None:
+            self.set_header("X-Wait-Result", result)
+        if _has_retry_after(jobs, result):
+            self.set_header("Retry-After", _RETRY_AFTER[result]())
+        if params.preferred_wait:
+            self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")
+
+    def _wait_seconds(self, params: StatusParams) -> float:
+        """The length of the requested hold, at most `wait_max`."""
+        settings = self.services.settings
+        return min(params.timeout or settings.wait_default, settings.wait_max)
+
+
+def _has_retry_after(jobs: Sequence[Job], result: HoldResult | None) -> bool:
+    """Also where no job is `waiting`, but a hold for a change of the entity tag came to nothing."""
+    return result not in {None, HoldResult.SETTLED} or not all(job.is_settled for job in jobs)

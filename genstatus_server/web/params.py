@@ -1,177 +1,119 @@
-"""The parameters of a request: what each means, and how they are checked."""
+"""The parameters of a request for the status of one file or of several, and how they are parsed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, cast
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, ValidationError
+from tornado.escape import parse_qs_bytes
+from tornado.httputil import HTTPServerRequest
 
 from genstatus_server.model.errors import InvalidRequest
-from genstatus_server.model.jobs import FILE_TYPES, LARGEST_ID
-from genstatus_server.web.fields import WRONG_FILE_TYPE, DecimalId, FileTypes, Flag, Seconds
+from genstatus_server.web.query import FileTypes, GenerationStatusesQuery, GenerationStatusQuery
 
-#: One preference with its parameters. A quoted text may have commas in it; one that is not closed ends with its header,
-#: so that whatever is sent is read once.
+#: The values of each query parameter, as raw bytes.
+Query = Mapping[str, Sequence[bytes]]
+
+#: Number of parsed queries that are cached, and the length in characters up to which a query is cached.
+_CACHED_QUERIES: Final = 4096
+_CACHED_LENGTH: Final = 96
+
+#: One preference with its parameters. A quoted text may contain commas. A quote that is not closed ends with the
+#: header, so that each character is read once.
 _PREFERENCE: Final = re.compile(r'(?:"(?:[^"\\]|\\.?)*(?:"|\Z)|[^",])+', re.DOTALL)
 _WAIT_PREFERENCE: Final = re.compile(r'\s*wait\s*=\s*("?)([0-9]+)\1\s*(;.*)?', re.ASCII | re.IGNORECASE)
 
-_MISSING_FILE_TYPE: Final[dict[str, str | list[Any] | dict[Any, Any]]] = {"required": WRONG_FILE_TYPE}
-
 _NO_BRACKETS: Final = "Must be sent as file_type=D1,D2 or as file_type=D1&file_type=D2, without brackets."
-
-
-class _Query(Schema):
-    """What both routes take."""
-
-    submission_id = DecimalId(
-        required=True,
-        metadata={
-            "description": "Id of the submission, in plain ASCII decimal digits.",
-            "type": "integer",
-            "format": "int64",
-            "minimum": 1,
-            "maximum": LARGEST_ID,
-            "examples": [123],
-        },
-    )
-
-
-class GenerationStatusQuery(_Query):
-    """The query of `GET /v1/check_generation_status/`. Each value is the text that the caller sent."""
-
-    file_type = fields.String(
-        required=True,
-        validate=validate.OneOf(FILE_TYPES, error=WRONG_FILE_TYPE),
-        error_messages=_MISSING_FILE_TYPE,
-        metadata={"description": "The file that is asked for.", "examples": ["D1"]},
-    )
-    wait = Flag(
-        metadata={
-            "description": "Hold the request while the status is `waiting`. `1` and `0` mean the same, in any case.",
-            "type": "boolean",
-            "examples": [True],
-        }
-    )
-    timeout = Seconds(
-        metadata={
-            "description": "The longest hold, in seconds, without sign or exponent; only matters with `wait`. "
-            "More than the server's maximum is cut to that maximum.",
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "examples": [25],
-        }
-    )
-
-
-class GenerationStatusesQuery(_Query):
-    """The query of `GET /v1/generation_statuses/`. Each value is the text that the caller sent."""
-
-    file_type = FileTypes(required=True, error_messages=_MISSING_FILE_TYPE)
-    wait = fields.String(
-        validate=validate.OneOf(["all", "any"], error="Must be all or any"),
-        metadata={
-            "description": "Hold the request until none of the files is `waiting` (`all`), or until the first of those "
-            "that were has left it (`any`); `any` with `If-None-Match`: until anything differs from that answer.",
-            "examples": ["all"],
-        },
-    )
-    timeout = Seconds(
-        metadata={
-            "description": "The longest hold, in seconds, without sign or exponent; only matters with `wait`. "
-            "More than the server's maximum is cut to that maximum.",
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "examples": [25],
-        }
-    )
-
 
 _QUERY: Final = GenerationStatusQuery(unknown="exclude")
 _QUERY_OF_SEVERAL: Final = GenerationStatusesQuery(unknown="exclude")
 
 
 @dataclass(frozen=True, slots=True)
-class StatusRequest:
-    """A valid request for one file. `timeout` is in seconds, None where the caller left it to the server.
+class StatusParams:
+    """The valid parameters of a request. `timeout` is in seconds, None where the server's default applies.
 
-    `preferred_wait` says that a `Prefer` header asked for the hold too, and is told the length in force.
+    With `any_file` the first of the files that leaves `waiting` ends the hold. `preferred_wait` is true where a
+    `Prefer` header requested the hold; the answer to such a request has `Preference-Applied`.
     """
-
-    submission_id: int
-    file_type: str
-    wait: bool
-    timeout: float | None
-    preferred_wait: bool
-
-    @property
-    def file_types(self) -> tuple[str, ...]:
-        """As a request for several files has them."""
-        return (self.file_type,)
-
-    @property
-    def any_file(self) -> bool:
-        """As a request for several files has it."""
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class StatusesRequest:
-    """A valid request for several files. `any_file`: the first of them that leaves `waiting` ends the hold."""
 
     submission_id: int
     file_types: tuple[str, ...]
     wait: bool
-    any_file: bool
     timeout: float | None
     preferred_wait: bool
+    any_file: bool = False
 
     @property
     def file_type(self) -> str:
-        """As the log has it."""
+        """The file types in one text, separated by commas."""
         return ",".join(self.file_types)
 
 
-def load_request(query: Mapping[str, Sequence[bytes]], prefer: Sequence[str]) -> StatusRequest:
-    """The request in `query` (the values of each parameter as raw bytes) and the values of its `Prefer` headers.
+#: Parses a query and the values of the `Prefer` headers. Raises `InvalidRequest`.
+ParseParams = Callable[[Query, Sequence[str]], StatusParams]
 
-    Raises `InvalidRequest`.
-    """
+
+def parse_params_of_one(query: Query, prefer: Sequence[str]) -> StatusParams:
+    """The parameters of a request for one file. Raises `InvalidRequest`."""
     loaded = _load(_QUERY, query)
     preferred = _preferred_wait(prefer)
     wait = loaded.get("wait", preferred is not None)
-    return StatusRequest(
+    return StatusParams(
         submission_id=loaded["submission_id"],
-        file_type=loaded["file_type"],
+        file_types=(loaded["file_type"],),
         wait=wait,
         timeout=loaded.get("timeout", preferred),
         preferred_wait=wait and preferred is not None,
     )
 
 
-def load_request_for_several(query: Mapping[str, Sequence[bytes]], prefer: Sequence[str]) -> StatusesRequest:
-    """The same for several files; `Prefer: wait=N` asks for all of them. Raises `InvalidRequest`."""
+def parse_params_of_several(query: Query, prefer: Sequence[str]) -> StatusParams:
+    """The parameters of a request for several files; `Prefer: wait=N` waits for all. Raises `InvalidRequest`."""
     loaded = _load(_QUERY_OF_SEVERAL, query)
     preferred = _preferred_wait(prefer)
-    return StatusesRequest(
+    return StatusParams(
         submission_id=loaded["submission_id"],
         file_types=loaded["file_type"],
         wait="wait" in loaded or preferred is not None,
-        any_file=loaded.get("wait") == "any",
         timeout=loaded.get("timeout", preferred),
         preferred_wait=preferred is not None,
+        any_file=loaded.get("wait") == "any",
     )
 
 
-def asks_to_wait(query: Mapping[str, Sequence[bytes]], prefer: Sequence[str]) -> bool:
-    """Whether a request, of either route, asks to be held, whatever else is wrong with it."""
+def parse_request(parse: ParseParams, request: HTTPServerRequest) -> tuple[StatusParams | InvalidRequest, bool]:
+    """The parameters of `request`, or the error in them; and whether it requests a hold, also with an error."""
+    query, prefer = request.query_arguments, request.headers.get_list("Prefer")
+    is_cacheable = not prefer and len(request.query) <= _CACHED_LENGTH
+    try:
+        params = (_parse_cached(parse, request.query) if is_cacheable else None) or parse(query, prefer)
+    except InvalidRequest as error:
+        return error, _requests_wait(query, prefer)
+    return params, params.wait
+
+
+# Clients send the same query again and again.
+@lru_cache(_CACHED_QUERIES)
+def _parse_cached(parse: ParseParams, query: str) -> StatusParams | None:
+    """The parameters in `query`; None where they are invalid: the caller then parses it again for the error."""
+    try:
+        return parse(parse_qs_bytes(query, keep_blank_values=True), ())
+    except InvalidRequest:
+        return None
+
+
+def _requests_wait(query: Query, prefer: Sequence[str]) -> bool:
+    """Whether a request, of either route, requests a hold, whatever else is invalid in it."""
     if "wait" in query:
         return [value.lower() for value in query["wait"]] in ([b"true"], [b"1"], [b"all"], [b"any"])
     return _preferred_wait(prefer) is not None
 
 
-def _load(schema: Schema, query: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
+def _load(schema: Schema, query: Query) -> dict[str, Any]:
     single, errors = _single_values(schema, query)
     loaded: dict[str, Any] = {}
     try:
@@ -183,7 +125,7 @@ def _load(schema: Schema, query: Mapping[str, Sequence[bytes]]) -> dict[str, Any
     return loaded
 
 
-def _single_values(schema: Schema, query: Mapping[str, Sequence[bytes]]) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _single_values(schema: Schema, query: Query) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The parameters as text, and the errors of those that are no single text."""
     single: dict[str, str] = {}
     errors: dict[str, list[str]] = {}

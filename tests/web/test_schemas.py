@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genstatus_server.model.errors import InvalidRequest
 from genstatus_server.model.jobs import NO_JOB, GenerationStatus, Job
 from genstatus_server.web.answers import dump_answer
-from genstatus_server.web.params import StatusRequest, load_request
+from genstatus_server.web.params import StatusParams, parse_params_of_one
 
 VALID: Mapping[str, list[bytes]] = {"submission_id": [b"123"], "file_type": [b"D1"]}
 
@@ -24,25 +24,25 @@ NO_UTF_8 = "Must be valid UTF-8."
 TWICE = "Must be given only once."
 
 
-def load(query: Mapping[str, Sequence[bytes]] | None = None, *prefer: str) -> StatusRequest:
+def load(query: Mapping[str, Sequence[bytes]] | None = None, *prefer: str) -> StatusParams:
     """A request that is valid but for what `query` says otherwise."""
-    return load_request({**VALID, **(query or {})}, prefer)
+    return parse_params_of_one({**VALID, **(query or {})}, prefer)
 
 
 def refused(query: Mapping[str, Sequence[bytes]]) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as refusal:
-        load_request(query, ())
+        parse_params_of_one(query, ())
     assert refusal.value.http_status == 400
     return refusal.value
 
 
 def test_the_least_that_a_request_says() -> None:
-    assert load() == StatusRequest(123, "D1", wait=False, timeout=None, preferred_wait=False)
+    assert load() == StatusParams(123, ("D1",), wait=False, timeout=None, preferred_wait=False)
 
 
 def test_all_that_a_request_can_say() -> None:
-    asked = load({"file_type": [b"F"], "wait": [b"true"], "timeout": [b"2.5"], "page": [b"1", b"\xff"], "": [b""]})
-    assert asked == StatusRequest(123, "F", wait=True, timeout=2.5, preferred_wait=False)
+    params = load({"file_type": [b"F"], "wait": [b"true"], "timeout": [b"2.5"], "page": [b"1", b"\xff"], "": [b""]})
+    assert params == StatusParams(123, ("F",), wait=True, timeout=2.5, preferred_wait=False)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_names_of_parameters_are_exact() -> None:
     ],
 )
 def test_a_preferred_wait(headers: list[str], seconds: float) -> None:
-    assert load({}, *headers) == StatusRequest(123, "D1", wait=True, timeout=seconds, preferred_wait=True)
+    assert load({}, *headers) == StatusParams(123, ("D1",), wait=True, timeout=seconds, preferred_wait=True)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_the_query_wins_over_the_preference(
     timeout: float,
     preferred: bool,  # noqa: FBT001 - the same
 ) -> None:
-    asked = load(query, "wait=5")
-    assert (asked.wait, asked.timeout, asked.preferred_wait) == (wait, timeout, preferred)
+    params = load(query, "wait=5")
+    assert (params.wait, params.timeout, params.preferred_wait) == (wait, timeout, preferred)
 
 
 FINISHED = Job(
@@ -310,10 +310,10 @@ def test_answer_has_generated_at_in_the_configured_format() -> None:
 PARAMETERS = ["submission_id", "file_type", "wait", "timeout"]
 
 
-def outcome(query: dict[str, list[bytes]]) -> StatusRequest | InvalidRequest:
+def outcome(query: dict[str, list[bytes]]) -> StatusParams | InvalidRequest:
     """The request that was understood, or why it was refused."""
     try:
-        return load_request(query, ())
+        return parse_params_of_one(query, ())
     except InvalidRequest as error:
         return error
 
@@ -323,26 +323,26 @@ DIGITS = st.text("0123456789+-_.e ٣", max_size=25).map(str.encode)
 
 @given(st.sampled_from(PARAMETERS), st.lists(st.binary() | DIGITS, min_size=1, max_size=2))
 def test_any_bytes_are_understood_or_refused_by_name(name: str, values: list[bytes]) -> None:
-    asked = outcome({**VALID, name: values})
-    if isinstance(asked, InvalidRequest):
-        assert list(asked.errors) == [name]
-        assert asked.message == f"{name}: {asked.errors[name][0]}"
+    params = outcome({**VALID, name: values})
+    if isinstance(params, InvalidRequest):
+        assert list(params.errors) == [name]
+        assert params.message == f"{name}: {params.errors[name][0]}"
     else:
         assert len(values) == 1
-        assert 0 < asked.submission_id < 2**63
-        assert asked.file_type in {"D1", "D2", "E", "F"}
-        assert asked.timeout is None or asked.timeout > 0
+        assert 0 < params.submission_id < 2**63
+        assert params.file_type in {"D1", "D2", "E", "F"}
+        assert params.timeout is None or params.timeout > 0
 
 
 @given(st.dictionaries(st.sampled_from([*PARAMETERS, "x"]), st.lists(st.binary() | DIGITS, min_size=1, max_size=2)))
 def test_any_query_is_understood_or_refused(query: dict[str, list[bytes]]) -> None:
-    asked = outcome(query)
-    if isinstance(asked, InvalidRequest):
-        assert asked.errors.keys() <= set(PARAMETERS)
-        assert (asked.message == "submission_id is required") is ("submission_id" not in query)
+    params = outcome(query)
+    if isinstance(params, InvalidRequest):
+        assert params.errors.keys() <= set(PARAMETERS)
+        assert (params.message == "submission_id is required") is ("submission_id" not in query)
 
 
 @given(st.lists(st.text() | st.text('wait=;," 05\\'), max_size=3))
 def test_no_preference_is_ever_refused(headers: list[str]) -> None:
-    asked = load({}, *headers)
-    assert asked.wait is asked.preferred_wait is (asked.timeout is not None)
+    params = load({}, *headers)
+    assert params.wait is params.preferred_wait is (params.timeout is not None)

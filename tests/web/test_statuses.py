@@ -10,7 +10,7 @@ import pytest
 from tornado.httpclient import HTTPResponse
 
 from genstatus_server.model.jobs import job_from_document
-from genstatus_server.web.statuses import _first_leaves_waiting
+from genstatus_server.web.status import _first_leaves_waiting
 from tests.support.server import Server, body, remember, until
 from tests.support.world import Document, World
 

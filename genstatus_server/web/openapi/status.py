@@ -6,7 +6,7 @@ from typing import Any, Final
 from genstatus_server.model.jobs import DATED_FILE_TYPES
 from genstatus_server.web.answers import NO_URL
 from genstatus_server.web.openapi.answers import Object, Routes, answer, error, ref
-from genstatus_server.web.params import GenerationStatusQuery
+from genstatus_server.web.query import GenerationStatusQuery
 
 SESSION_TOKEN: Final = {
     "type": "apiKey",

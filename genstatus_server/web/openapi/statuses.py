@@ -5,7 +5,7 @@ from typing import Final
 from genstatus_server.model.jobs import FILE_TYPES
 from genstatus_server.web.openapi.answers import Object, Routes, answer, ref
 from genstatus_server.web.openapi.status import EXAMPLES, REFUSALS, REQUEST_HEADERS
-from genstatus_server.web.params import GenerationStatusesQuery
+from genstatus_server.web.query import GenerationStatusesQuery
 
 _REQUEST: Final[Object] = {
     "summary": "The status of several files of a submission, in one request and one hold.",

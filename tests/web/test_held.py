@@ -1,4 +1,4 @@
-"""What of an answer does not depend on what is asked."""
+"""What the answers to held requests have in common: headers, order, and the end of the connection."""
 
 import asyncio
 import re
