@@ -72,6 +72,7 @@ TEST = [
 E2E = [
     "playwright>=1.50",  # drives Debian's Chromium; follows the browsers, its interface is stable: no upper bound
     "schemathesis>=4.10,<5",  # asks the live server what the OpenAPI document lets it ask; 4 redid its commands
+    "openapi-python-client>=0.29,<0.30",  # makes a client of the document; its minor releases change what it writes
     "openapi-spec-validator>=0.7.2",  # whether the document is OpenAPI at all; brings jsonschema for its examples
     "kubernetes-validate>=1.30",  # the schemas of Kubernetes' own resources, by its version: no upper bound
     "check-jsonschema>=0.33",  # carries the schemas of compose files and of hosted workflows: no upper bound

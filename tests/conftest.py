@@ -55,6 +55,7 @@ running_services = pytest.StashKey[services.Services]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "timeout(seconds): longer than other async tests may take (pytest-tornasync)")
     forget_the_shell()
     if not hasattr(config, "workerinput"):
         config.stash[running_services] = services.Services()

@@ -14,10 +14,6 @@ from tests.support.server import Server
 OpenPage = Callable[..., Awaitable[StatusPage]]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "timeout(seconds): longer than other async tests may take (pytest-tornasync)")
-
-
 @pytest.fixture
 def observed() -> Observed:
     return Observed()

@@ -38,6 +38,9 @@ def strict_document() -> Object:
         schema["additionalProperties"] = False
     schemas["GenerationStatus"]["allOf"] = [_URL_RULE, _DAYS_RULE, _MESSAGE_RULE]
     schemas["InvalidRequest"]["properties"]["errors"]["propertyNames"] = {"enum": _PARAMETERS}
+    for parameter in document["paths"]["/v1/generation_statuses/"]["get"]["parameters"]:
+        if parameter["name"] == "file_type":
+            parameter["schema"]["uniqueItems"] = True
     for item in document["paths"].values():
         for operation in item.values():
             for response in operation["responses"].values():
@@ -47,7 +50,7 @@ def strict_document() -> Object:
 
 
 def _say_one_message(content: Object) -> None:
-    if content["schema"].get("$ref", "").endswith("/Error"):
+    if content["schema"].get("$ref", "").endswith("/ErrorMessage"):
         [example] = content["examples"].values()
         content["schema"] = {
             "allOf": [content["schema"], {"properties": {"message": {"const": example["value"]["message"]}}}]

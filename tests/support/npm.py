@@ -38,6 +38,13 @@ def run(program: str, *arguments: str, cwd: Path = FOLDER) -> str:
     return done.stdout
 
 
+def call(*arguments: str, cwd: Path = FOLDER) -> str:
+    """What npm itself prints; it must end well."""
+    done = _run(["npm", *arguments], cwd, _RUN_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def _run(command: list[str], cwd: Path, seconds: float) -> subprocess.CompletedProcess[str]:
     environment = os.environ | _QUIET
     return subprocess.run(

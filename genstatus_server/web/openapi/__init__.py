@@ -54,7 +54,7 @@ def _add_components(spec: APISpec) -> None:
     spec.components.schema("GenerationStatus", status.ANSWER_RULES, schema=GenerationStatusAnswer)
     spec.components.schema("GenerationStatuses", statuses.ANSWER)
     spec.components.schema("InvalidRequest", schema=ErrorAnswer)
-    spec.components.schema("Error", schema=ErrorAnswer(only=("message",)))
+    spec.components.schema("ErrorMessage", schema=ErrorAnswer(only=("message",)))
     spec.components.schema("Readiness", operations.READINESS)
     spec.components.schema("Liveness", operations.LIVENESS)
     spec.components.security_scheme("session_token", status.SESSION_TOKEN)

@@ -28,7 +28,7 @@ def answer(
 
 def error(description: str, message: str, *, headers: Iterable[str] = ()) -> Object:
     """An answer that always says the same."""
-    return answer(description, ref("Error"), {"error": {"message": message}}, headers=headers)
+    return answer(description, ref("ErrorMessage"), {"error": {"message": message}}, headers=headers)
 
 
 def ref(name: str) -> Object:

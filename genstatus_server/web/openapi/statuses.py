@@ -24,7 +24,6 @@ _REQUEST: Final[Object] = {
             "schema": {
                 "type": "array",
                 "items": {"type": "string", "enum": list(FILE_TYPES)},
-                "uniqueItems": True,
                 "minItems": 1,
             },
             "example": ["D1", "D2"],

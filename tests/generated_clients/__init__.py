@@ -1,0 +1,1 @@
+"""Clients by OpenAPI Generator, which needs a Java: `tox -e generated-clients`."""
