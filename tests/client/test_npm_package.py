@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import genstatus_server
+from genstatus_server.web.static_files import STATIC_FILES
 
 STATIC = Path(genstatus_server.__file__).parent / "web" / "static"
 CLIENT = (STATIC / "genstatus.js").read_text()
@@ -13,7 +14,7 @@ TYPES = (STATIC / "genstatus.d.ts").read_text()
 
 def test_its_version_is_the_servers() -> None:
     package = json.loads((STATIC / "package.json").read_text())
-    assert package["version"] == genstatus_server.__version__
+    assert package["version"] == re.sub(r"\.dev", "-dev.", genstatus_server.__version__)  # As npm writes it.
     for name in package["files"]:
         assert (STATIC / name).is_file()
 
@@ -26,6 +27,10 @@ def test_it_stays_small_and_needs_nothing() -> None:
 def test_everything_that_it_gives_has_a_type() -> None:
     given = r"^export (?:async )?(?:class|function) (\w+)"
     assert set(re.findall(given, CLIENT, re.MULTILINE)) == set(re.findall(given, TYPES, re.MULTILINE))
+
+
+def test_types_are_served_beside_it() -> None:
+    assert STATIC_FILES["genstatus.d.ts"].content.decode() == TYPES
 
 
 def test_every_phase_has_a_type() -> None:
