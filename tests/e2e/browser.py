@@ -61,7 +61,7 @@ class StatusPage:
         """Fill in the form, and begin."""
         await self.page.bring_to_front()  # A tab at the back draws nothing, and is slow to click in.
         await self.page.get_by_label("Session token").fill(token)
-        await self.page.get_by_role("textbox", name="Submission").fill(submission)
+        await self.page.get_by_role("textbox", name="Submission ID").fill(submission)
         for name in ("D1", "D2", "E", "F"):
             await self.page.get_by_role("checkbox", name=name).set_checked(name in files.split())
         await self.page.get_by_role("button", name="Watch").click()
@@ -77,6 +77,14 @@ class StatusPage:
         """Wait until the file's row says all of this."""
         for text in texts:
             await expect(self.file(file_type)).to_contain_text(text)
+
+    async def connection_is(self, *texts: str | re.Pattern[str]) -> None:
+        """Wait until the line about the connection, which is for all files, says all of this."""
+        for text in texts:
+            await expect(self.page.locator("#connection")).to_contain_text(text)
+
+    async def tells_problem(self, text: str) -> None:
+        await expect(self.page.get_by_role("alert")).to_have_text(text)
 
 
 def screenshot_path(test_name: str) -> Path:

@@ -2,20 +2,23 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, Download, expect
+from playwright.async_api import BrowserContext, Download, Route, expect
 
 from genstatus_server.hold.registry import Hold
 from genstatus_server.mongo.queries import Key
-from tests.e2e.browser import Observed
+from tests.e2e.browser import Observed, StatusPage
 from tests.e2e.conftest import OpenPage
+from tests.support import npm
 from tests.support.server import Server, until
 from tests.support.services import S3
 from tests.support.world import World, upload
 
 FILE_TYPES = ("D1", "D2", "E", "F")
+LOGGED_OUT = "You are not logged in: this session token is unknown or has expired."
 JOBS = {file_type: 100 + number for number, file_type in enumerate(FILE_TYPES)}
 
 
@@ -34,6 +37,17 @@ async def content_of(download: Download) -> bytes:
     return await asyncio.to_thread(Path(await download.path()).read_bytes)
 
 
+async def show_page(page: StatusPage, state: str) -> None:
+    """Have the page believe that its tab is at the front, or is not."""
+    await page.page.evaluate(
+        "(state) => {"
+        " Object.defineProperty(document, 'visibilityState', { value: state, configurable: true });"
+        " Object.defineProperty(document, 'hidden', { value: state === 'hidden', configurable: true });"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        state,
+    )
+
+
 def holds_of_d1(server: Server) -> frozenset[Hold[Key]]:
     """The requests that are held for D1 of submission 1."""
     return server.services.holds.of(("jobs", (1, "D1")))
@@ -41,16 +55,20 @@ def holds_of_d1(server: Server) -> frozenset[Hold[Key]]:
 
 async def test_a_file_in_every_state(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
     upload(s3, "1/D1.csv", b"a,b\r\n1,2\r\n")
-    await world.put_job(100, "D1", status="finished", upload={"status": "finished", "key": "1/D1.csv"}, size=10)
-    await world.put_job(101, "D2")
-    await world.put_job(102, "E", status="failed", message="The award data could not be read")
+    quarter = {"start": datetime(2026, 7, 1, tzinfo=UTC), "end": datetime(2026, 9, 30, tzinfo=UTC)}
+    changed = {"updated_at": datetime(2026, 10, 5, 14, 30, tzinfo=UTC)}
+    uploaded = {"status": "finished", "key": "1/D1.csv"}
+    await world.put_job(100, "D1", status="finished", upload=uploaded, size=10, **quarter, **changed)
+    await world.put_job(101, "D2", **quarter, **changed)
+    await world.put_job(102, "E", status="failed", message="The award data could not be read", **changed)
     page = await open_page()
     await page.watch()
-    await page.says("D1", "Finished", "checked just now")
-    await page.says("D2", "Being generated", "watched for 0:0", "watching")
+    await page.says("D1", "Finished", "10 bytes", "07/01/2026 \N{EN DASH} 09/30/2026", "10/05/2026 14:30:00 UTC")
+    await page.says("D2", "Being generated", re.compile(r"Waiting time\s*0:0"))
     await page.says("E", "Failed", "The award data could not be read")
     await page.says("F", "Never requested")
-    await expect(page.link("D1")).to_have_text("Download D1 (10 bytes)")
+    await page.connection_is("Watching. Last check at ", "just now.")
+    await expect(page.link("D1")).to_have_text("Download D1")
     for other in ("D2", "E", "F"):
         await expect(page.link(other)).to_be_hidden()
     await server.held(1)
@@ -64,10 +82,11 @@ async def test_a_hold_that_settles_while_it_is_watched(open_page: OpenPage, serv
     page = await open_page()
     await page.watch(files="D1")
     await server.held(1)
-    await page.says("D1", re.compile(r"watched for 0:0[2-9]"), "watching")  # It is seen to count.
+    await page.says("D1", re.compile(r"Waiting time\s*0:0[2-9]"))  # It is seen to count.
+    await page.connection_is("Watching.")
     await world.finish(size=2_345_678)
-    await page.says("D1", "Finished", re.compile(r"after 0:0\d"), "checked just now")
-    await expect(page.link("D1")).to_have_text("Download D1 (2.35 MB)")
+    await page.says("D1", "Finished", re.compile(r"Waiting time\s*0:0\d"), "2.35 MB")
+    await page.connection_is(re.compile("^Last check at .*just now.$"))
     await expect(page.page.get_by_role("status")).to_contain_text("File D1: Finished.")
     await server.held(0)
 
@@ -80,7 +99,7 @@ async def test_a_file_that_fails_is_asked_for_again(open_page: OpenPage, server:
     await world.put_job(status="failed", message="No awards were found")
     await page.says("D1", "Failed", "No awards were found")
     await world.put_job()
-    await page.page.get_by_role("button", name="Check file D1 again").click()
+    await page.page.get_by_role("button", name="Check again: file D1").click()
     await page.says("D1", "Being generated")
     await server.held(1)
     await world.finish()
@@ -111,7 +130,8 @@ async def test_two_tabs_share_a_hold(open_page: OpenPage, server: Server, world:
     first, second = await open_page(), await open_page()
     for page in (first, second):
         await page.watch(files="D1")
-        await page.says("D1", "Being generated", "watching")
+        await page.says("D1", "Being generated")
+        await page.connection_is("Watching.")
         await server.held(1)
     leaders = holds_of_d1(server)
     await second.page.close()  # It came last, and was the leader.
@@ -132,16 +152,16 @@ async def test_another_token_shares_nothing(open_page: OpenPage, server: Server,
     await owner.watch(files="D1")
     await server.held(1)
     await stranger.watch("stranger", files="D1")
-    await stranger.says("D1", "Not available", "User does not have permission to access that submission")
+    await stranger.tells_problem("You do not have permission to see submission 1.")
     await reader.watch("reader", files="D1")
     await server.held(2)
     await world.log_out("reader")
-    await expect(reader.page.get_by_role("alert")).to_contain_text("Login Required")
+    await reader.tells_problem(LOGGED_OUT)
     await owner.says("D1", "Being generated")
     await server.held(1)
     await world.finish()
     await owner.says("D1", "Finished")
-    await reader.says("D1", "Not available")
+    await expect(reader.page.get_by_role("listitem")).to_have_count(0)
 
 
 @pytest.mark.timeout(seconds=300)
@@ -176,7 +196,7 @@ async def test_more_files_than_places_are_polled(
         await page.watch(token)
         await page.says("F", "Being generated")
     await server.held(4)
-    await pages[1].says("F", re.compile("asking again in [1-9] s"))
+    await pages[1].connection_is(re.compile(r"Next check in [1-9]\ss\."))
     await finish_all(world)
     for page in pages:
         for file_type in FILE_TYPES:
@@ -186,16 +206,14 @@ async def test_more_files_than_places_are_polled(
 async def test_a_tab_that_comes_to_the_front_takes_over(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     back, front = await open_page(), await open_page()
-    show = "(state) => Object.defineProperty(document, 'visibilityState', { value: state, configurable: true })"
-    tell = "() => document.dispatchEvent(new Event('visibilitychange'))"
-    await front.page.evaluate(show, "hidden")
+    await show_page(front, "hidden")
     await back.watch(files="D1")
     await server.held(1)
     await front.watch(files="D1")
-    await front.says("D1", "Being generated", "watching")
+    await front.says("D1", "Being generated")
+    await front.connection_is("Watching.")
     leaders = holds_of_d1(server)
-    await front.page.evaluate(show, "visible")
-    await front.page.evaluate(tell)
+    await show_page(front, "visible")
     await until(lambda: not leaders & holds_of_d1(server), what="the other has taken over")
     await server.held(1)
     await world.finish()
@@ -210,7 +228,8 @@ async def test_without_a_secure_context_it_polls(
     page = await open_page()
     await page.page.goto(server.base_url.replace("127.0.0.1", "status.test") + "/")
     await page.watch(files="D1")
-    await page.says("D1", "Being generated", "asking again in")
+    await page.says("D1", "Being generated")
+    await page.connection_is("Next check in")
     assert not len(server.services.holds)
     await world.finish()
     await page.says("D1", "Finished")
@@ -222,11 +241,8 @@ async def test_a_session_that_ends_while_it_waits(open_page: OpenPage, server: S
     await page.watch(files="D1 E")
     await server.held(2)
     await world.log_out("owner")
-    await expect(page.page.get_by_role("alert")).to_have_text(
-        "Login Required: this session token is unknown or has expired."
-    )
-    for file_type in ("D1", "E"):
-        await page.says(file_type, "Not available")
+    await page.tells_problem(LOGGED_OUT)
+    await expect(page.page.get_by_role("listitem")).to_have_count(0)
     token = page.page.get_by_label("Session token")
     await expect(token).to_be_focused()
     await expect(token).to_have_value("")
@@ -246,19 +262,21 @@ async def test_a_url_that_has_expired_is_fetched_anew(
     page = await open_page()
     await page.page.clock.install()
     await page.watch(files="D1")
-    await page.says("D1", "Finished", "checked just now")
+    await page.says("D1", "Finished")
+    await page.connection_is("just now.")
     first = await page.link("D1").get_attribute("href")
     checks = len(list(observed.checks()))
     async with page.page.expect_download():
         await page.link("D1").click()
     assert len(list(observed.checks())) == checks
     await page.page.clock.fast_forward("00:31")  # More than half of the URL's life.
-    await page.says("D1", "checked 31 s ago")
+    await page.connection_is(re.compile(r"3\d s ago\."))
     async with page.page.expect_download() as download:
         await page.link("D1").click()
     assert await content_of(await download.value) == b"first"
     assert len(list(observed.checks())) == checks + 1
-    await page.says("D1", "Finished", "checked just now")
+    await page.says("D1", "Finished")
+    await page.connection_is("just now.")
     assert first
     assert first.startswith(s3.endpoint_url)
 
@@ -321,12 +339,12 @@ async def test_a_phone_in_the_dark(open_page: OpenPage, world: World, path: str)
     page = await open_page()
     if path:
         await page.page.get_by_role("link", name="API").click()
-        await expect(page.page.get_by_role("heading", name="/readyz", exact=True)).to_be_visible()
+        await expect(page.page.get_by_role("heading", name="GET /readyz", exact=True)).to_be_visible()
     else:
         await page.watch()
-        await page.says("E", "Finished", "Download E (1 GB)")
+        await page.says("E", "Finished", "1 GB")
     colour = "getComputedStyle(document.body).backgroundColor"
-    assert await page.page.evaluate(colour) == "rgb(22, 24, 29)"
+    assert await page.page.evaluate(colour) == "rgb(20, 22, 27)"
     assert await page.page.evaluate("document.documentElement.scrollWidth") == 320
 
 
@@ -337,18 +355,88 @@ async def test_nothing_chosen_is_told_before_anything_is_asked(open_page: OpenPa
     await page.watch(token="")
     await expect(page.page.get_by_role("listitem")).to_have_count(0)
     assert not list(observed.checks())
-    await page.watch(submission="99", files="D1")
-    await page.says("D1", "Not available", "No such submission")
+    await page.watch(submission="99")
+    await page.tells_problem("Submission 99 does not exist.")
+
+
+async def test_lost_connection_is_said_once(open_page: OpenPage, server: Server, world: World) -> None:
+    await put_all(world)
+    page = await open_page()
+    await page.watch()
+    await server.held(4)
+    is_answering = False
+
+    async def fail(route: Route) -> None:
+        await (route.fulfill(status=503, json={"message": "Service down"}) if is_answering else route.abort())
+
+    await page.page.route("**/v1/**", fail)
+    await page.page.reload()
+    await page.connection_is("No connection to the server.")
+    is_answering = True
+    await page.connection_is("The server cannot answer now.")
+    await expect(page.page.locator("body")).not_to_contain_text("Service down")
+    for file_type in FILE_TYPES:
+        await page.says(file_type, "Not known yet")
+    await page.page.unroute_all()
+    await page.says("D1", "Being generated")
+    await page.connection_is("Watching. Last check at")
+
+
+async def test_title_tells_what_finished_in_the_background(open_page: OpenPage, server: Server, world: World) -> None:
+    await put_all(world)
+    page = await open_page()
+    await page.watch(files="D1 E")
+    await server.held(2)
+    await show_page(page, "hidden")
+    await world.finish()
+    await expect(page.page).to_have_title("D1 finished \N{EN DASH} Generation status")
+    await world.put_job(JOBS["E"], "E", status="failed", message="No awards were found")
+    await expect(page.page).to_have_title("D1 finished, E failed \N{EN DASH} Generation status")
+    await show_page(page, "visible")
+    await expect(page.page).to_have_title("Generation status")
+
+
+@pytest.mark.timeout(seconds=300)  # It looks at every element, on a machine that may be busy.
+@pytest.mark.parametrize(
+    "context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["light", "dark"]
+)
+async def test_axe_finds_nothing(open_page: OpenPage, server: Server, world: World) -> None:
+    modules = await asyncio.to_thread(npm.installed)
+    axe = (modules / "axe-core/axe.min.js").read_text()
+    await world.put_job(100, "D1", status="finished", upload={"status": "finished", "key": "1/D1.csv"}, size=10)
+    await world.put_job(101, "D2")
+    await world.put_job(102, "E", status="failed", message="The award data could not be read")
+    page = await open_page()
+
+    async def violations() -> list[str]:
+        await page.page.evaluate(axe)
+        found = await page.page.evaluate("axe.run().then(({ violations }) => violations)")
+        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+
+    assert not await violations()
+    await page.watch()
+    await page.says("F", "Never requested")
+    await server.held(1)
+    assert not await violations()
+    await page.watch(submission="99")
+    await page.tells_problem("Submission 99 does not exist.")
+    assert not await violations()
+    await page.page.get_by_role("link", name="API").click()
+    await expect(page.page.get_by_role("heading", name="GET /readyz", exact=True)).to_be_visible()
+    for details in await page.page.locator("details").all():
+        await details.evaluate("(element) => (element.open = true)")
+    assert not await violations()
 
 
 async def test_the_document_is_rendered(open_page: OpenPage) -> None:
     page = (await open_page()).page
     await page.get_by_role("link", name="API").click()
     document = await (await page.request.get("/openapi.json".join([page.url.rpartition("/")[0], ""]))).json()
-    for path, item in document["paths"].items():
-        await expect(page.get_by_role("heading", name=path, exact=True)).to_be_visible()
-        for method in item:
-            await expect(page.get_by_role("heading", name=f"{method.upper()} {path}", exact=True)).to_be_visible()
+    for path in document["paths"]:
+        await expect(page.get_by_role("heading", name=f"GET {path}", exact=True)).to_be_visible()
+    await expect(page.get_by_text("HEAD and OPTIONS")).to_have_count(len(document["paths"]))
+    await expect(page.get_by_text("HEAD answers like GET").first).to_be_hidden()
+    await expect(page.get_by_text("≤ 9223372036854775807").first).to_be_visible()
     await page.get_by_text("401 No, unknown or expired session.").first.click()
     await expect(page.get_by_text('"message": "Login Required"').first).to_be_visible()
     await expect(page.get_by_role("row", name="submission_id query, required").first).to_be_visible()

@@ -11,7 +11,7 @@ const OVER = new Set(["settled", "refused"]);
 
 /**
  * Calls `onUpdate` with everything that is learnt, here or in another tab, until it is settled or refused or `signal`
- * is aborted. The updates are those of the client and `{ phase: "refused", status, message }`; an error is its text.
+ * is aborted. The updates are those of the client and `{ phase: "refused", status, message }`; an error is its status.
  */
 export async function watchGeneration({ signal, onUpdate, ...asked }) {
   const over = new AbortController();
@@ -59,7 +59,7 @@ async function ask(asked, signal, tell, fetch) {
   let failures = 0;
   const onUpdate = ({ error, ...update }) => {
     failures = update.failures ?? 0;
-    tell({ ...update, message: error?.message });
+    tell({ ...update, status: error?.status }); // An error is no plain data; whether a server answered is what matters.
   };
   // After a failure the first hold is short: its answer says soon that all is well again.
   const send = (url, init) => fetch(failures ? url.replace(/(?<=timeout=)[^&]*/, "1") : url, init);

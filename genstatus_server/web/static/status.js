@@ -1,10 +1,12 @@
 /** The status page: what a person chose is kept for this tab only, and watched until it is settled. */
+import { describeConnection } from "./connection.js";
 import { checkGeneration, GenerationError } from "./genstatus.js";
-import { FileRow } from "./row.js";
+import { FileRow, put } from "./row.js";
 import { watchGeneration } from "./shared.js";
 
 const KEPT = "genstatus";
 const MOST_NEWS = 20;
+const TITLE = document.title;
 
 const find = (id) => document.getElementById(id);
 const form = find("choice");
@@ -13,28 +15,34 @@ const baseUrl = new URL(".", location.href).href;
 
 let rows = [];
 let watching = new AbortController();
+let unseen = [];
+let isLost = false;
 
 function begin(choice) {
   watching.abort();
   watching = new AbortController();
   sessionStorage.setItem(KEPT, JSON.stringify(choice));
   problem("");
-  find("watched").textContent = `Submission ${choice.submissionId}`;
-  find("watched").closest("section").hidden = false;
+  put(find("watched"), `Submission ${choice.submissionId}`);
   rows = choice.fileTypes.map((fileType) => addRow(choice, fileType, watching.signal));
   find("files").replaceChildren(...rows.map((row) => row.element));
+  find("forget").hidden = false;
+  showResult();
 }
 
 function addRow({ sessionToken, submissionId, since }, fileType, signal) {
   const asked = { baseUrl, sessionToken, submissionId, fileType };
   const element = find("file").content.firstElementChild.cloneNode(true);
   const onUpdate = (update) => {
-    say(row.show(update));
-    if (update.status === 401) logOut(update.message);
+    if (signal.aborted) return;
+    if (update.phase === "refused") return refuse(update, submissionId);
+    const news = row.show(update);
+    if (news) say(`File ${fileType}: ${news}`);
+    if (news && row.isOver && document.hidden) noteUnseen(`${fileType} ${row.answer.status}`);
+    tick();
   };
   const watch = () => watchGeneration({ ...asked, signal, onUpdate });
   const onAgain = () => {
-    if (signal.aborted) return find("token").focus();
     row.restart();
     watch();
   };
@@ -46,6 +54,7 @@ function addRow({ sessionToken, submissionId, since }, fileType, signal) {
 
 /** The URL may have expired: ask for another, and go there. */
 async function downloadAnew(asked, { onUpdate, onAgain }) {
+  problem("");
   try {
     const answer = await checkGeneration(asked);
     if (answer.status === "waiting") return onAgain(); // It is being generated once more.
@@ -54,34 +63,65 @@ async function downloadAnew(asked, { onUpdate, onAgain }) {
   } catch (error) {
     const isRefused = error instanceof GenerationError && error.status < 500;
     if (isRefused) onUpdate({ phase: "refused", status: error.status, message: error.message });
-    else problem(`The download could not be begun: ${error.message}`);
+    else problem("The download could not begin, because the server could not be reached. Try again.");
   }
 }
 
-function logOut(message) {
-  forget();
-  for (const row of rows) if (!row.isOver) row.show({ phase: "refused", message });
-  problem(`${message}: this session token is unknown or has expired.`);
-  find("token").focus();
+/** All files are refused alike: it is said once, and nothing of the submission is shown any longer. */
+function refuse({ status, message }, submissionId) {
+  if (status === 401) forget();
+  else watching.abort();
+  rows = [];
+  showResult();
+  const reasons = {
+    401: "You are not logged in: this session token is unknown or has expired.",
+    403: `You do not have permission to see submission ${submissionId}.`,
+  };
+  problem(reasons[status] ?? (message === "No such submission" ? `Submission ${submissionId} does not exist.` : message));
+  find(status === 401 ? "token" : "submission").focus();
 }
 
 function forget() {
   watching.abort();
   sessionStorage.removeItem(KEPT);
   find("token").value = "";
+  find("forget").hidden = true;
+}
+
+function showResult() {
+  find("result").hidden = !rows.length;
+  find("empty").hidden = rows.length > 0;
+  if (!rows.length) find("files").replaceChildren();
+  tick();
+}
+
+function tick() {
+  if (!rows.length) return;
+  const connection = describeConnection(rows);
+  put(find("connection"), connection.text);
+  if (connection.isLost !== isLost) say(isLost ? "Connected again" : "Connection lost");
+  ({ isLost } = connection);
+  for (const id of ["connection", "files"]) find(id).classList.toggle("lost", isLost);
+  for (const row of rows) row.tick();
 }
 
 function problem(text) {
-  find("problem").textContent = text;
+  put(find("problem"), text);
+  if (text) find("empty").hidden = true;
 }
 
 /** For screen readers; the times, which change every second, are not said. */
 function say(sentence) {
-  if (!sentence) return;
   const line = document.createElement("span");
   line.textContent = `${sentence}. `;
   find("news").append(line);
   if (find("news").childElementCount > MOST_NEWS) find("news").firstElementChild.remove();
+}
+
+/** The title of a tab at the back tells what happened there, until somebody looks. */
+function noteUnseen(news) {
+  unseen.push(news);
+  document.title = `${unseen.join(", ")} – ${TITLE}`;
 }
 
 function checkBoxes() {
@@ -98,12 +138,16 @@ form.addEventListener("submit", (event) => {
 find("forget").addEventListener("click", () => {
   forget();
   rows = [];
-  find("files").replaceChildren();
-  find("watched").closest("section").hidden = true;
   problem("");
+  showResult();
   find("token").focus();
 });
-setInterval(() => rows.forEach((row) => row.tick()), 500);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  unseen = [];
+  document.title = TITLE;
+});
+setInterval(tick, 500);
 
 const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
 if (kept) {

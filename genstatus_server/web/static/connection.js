@@ -1,0 +1,34 @@
+/** What the page says once for all files: how old the news is, what happens next, and whether the server can be reached. */
+
+/** The sentence, and whether the connection is lost. `rows` are those of the files that are watched. */
+export function describeConnection(rows) {
+  const updates = rows.filter((row) => !row.isOver).map((row) => row.update);
+  const checked = lastCheck(Math.max(...rows.map((row) => row.checkedAt)));
+  const failed = updates.filter(({ phase, failures }) => phase === "reconnecting" || failures);
+  const isLost = failed.length > 0;
+  const left = secondsUntil(isLost ? failed : updates);
+  if (isLost) {
+    const reason = failed.some(({ status }) => status) ? "The server cannot answer now." : "No connection to the server.";
+    return { isLost, text: `${reason} ${left > 0 ? `Next try in ${left}\u00a0s.` : "Trying again."} ${checked}`.trim() };
+  }
+  if (!updates.length) return { isLost, text: checked };
+  return { isLost, text: `${left > 1 ? `Next check in ${left}\u00a0s.` : "Watching."} ${checked}`.trim() };
+}
+
+/** Until the first of them asks again; 0 where one is asking now. */
+function secondsUntil(updates) {
+  return Math.max(0, Math.ceil((Math.min(...updates.map(({ retryAt }) => retryAt ?? 0)) - Date.now()) / 1000));
+}
+
+function lastCheck(at) {
+  if (!at) return "";
+  const time = new Date(at).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return `Last check at ${time}, ${ago(Date.now() - at)}.`;
+}
+
+function ago(milliseconds) {
+  const seconds = Math.floor(milliseconds / 1000);
+  if (seconds < 5) return "just now";
+  if (seconds < 60) return `${seconds} s ago`;
+  return seconds < 3600 ? `${Math.floor(seconds / 60)} min ago` : `${Math.floor(seconds / 3600)} h ago`;
+}
