@@ -11,7 +11,7 @@ from genstatus_server.mongo.events import apply_update, changed_fields, changes_
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
 from tests.support.scripted import HASH, JOB, JOB_KEY, event, update
 
-UPLOAD = {**JOB, "upload": {"status": "running", "parts": {"0": "a"}, "list": [1, 2]}}
+UPLOAD: dict[str, Any] = {**JOB, "upload": {"status": "running", "parts": {"0": "a"}, "list": [1, 2]}}
 
 
 def truncated(*fields: str) -> dict[str, Any]:

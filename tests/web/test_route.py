@@ -326,22 +326,26 @@ async def test_403_for_who_may_not_view(server: Server) -> None:
     assert (response.code, body(response)) == (HTTPStatus.FORBIDDEN, FORBIDDEN)
 
 
-async def test_nothing_of_the_job_is_read_for_who_gets_an_error(server: Server, world: World) -> None:
+async def test_nothing_of_the_job_is_told_to_who_gets_an_error(server: Server, world: World) -> None:
     await world.put_job(status="bogus")  # Were it read, it would be warned of.
-    expected: list[tuple[str | None, Document, int]] = [
+    early: list[tuple[str | None, Document, int]] = [
         (None, {}, 401),
         ("unknown", {}, 401),
         ("owner", {"submission_id": None}, 400),
         ("owner", {"file_type": "x"}, 400),
-        ("owner", {"submission_id": 99}, 400),
-        ("stranger", {}, 403),
     ]
     with capture_logs() as records:
-        for token, query, status in expected:
+        for token, query, status in early:
             for wait in ("true", "false"):
                 assert (await server.check(token, wait=wait, **query)).code == status
     assert jobs_read(server) == 0
     assert not [record for record in records if record["event"] == "job_malformed"]
+    # From here on, what access depends on is read together with the job.
+    for wait in ("true", "false"):
+        no_submission = await server.check(submission_id=99, wait=wait)
+        denied = await server.check("stranger", wait=wait)
+        assert (no_submission.code, body(no_submission)) == (400, {"message": "No such submission"})
+        assert (denied.code, body(denied).keys()) == (403, {"message"})
 
 
 # Who is logged in
