@@ -79,6 +79,8 @@ class DocumentReader:
             key = job_key(document) if collection == JOBS else (collection, document_id(document["_id"]))
             if key is None:
                 strange.append(document)
+            elif key[1] is None:  # A query finds it by a whole number, but no event of it can be told from another's.
+                log.warning("document_malformed", collection=collection, cause="its _id is no text or whole number")
             elif key in found or collection == USERS:
                 # Without the unique index, a key may have two jobs: the first stands.
                 found[key] = (document, reply.time) if found.get(key, (None,))[0] is None else found[key]

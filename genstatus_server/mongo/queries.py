@@ -80,6 +80,8 @@ def parse(key: Key, document: Document | None) -> Any:
     except Exception as error:  # noqa: BLE001 - one strange document must not fail the reads of others.
         log.warning("document_malformed", collection=key[0], cause=log.cause(error))
         return _PARSERS[key[0]](None)
+    if value is None and document is not None:
+        log.warning("document_malformed", collection=key[0], cause="a field that is needed makes no sense")
     if isinstance(value, Job) and value.problems:
         log.warning("job_malformed", submission_id=key[1][0], file_type=key[1][1], problems=value.problems)
     return value

@@ -1,0 +1,345 @@
+"""Documents by key, from a MongoDB whose replies the test makes up: splitting, trying again, strange documents."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import structlog
+from bson.decimal128 import Decimal128
+from bson.errors import InvalidBSON
+from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
+
+from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.model.errors import ServiceUnavailable
+from genstatus_server.model.jobs import GenerationStatus
+from genstatus_server.mongo import documents
+from genstatus_server.mongo.cache import DocumentCache
+from genstatus_server.mongo.client import Reply
+from genstatus_server.mongo.documents import DocumentReader, Documents
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
+from genstatus_server.telemetry.metrics import Metrics
+from tests.support.scripted import (
+    FINISHED,
+    HASH,
+    JOB,
+    JOB_KEY,
+    SESSION,
+    SESSION_KEY,
+    SUBMISSION,
+    SUBMISSION_KEY,
+    USER,
+    USER_KEY,
+    time_of,
+    update,
+)
+
+Document = Mapping[str, Any]
+ALL = (SESSION_KEY, SUBMISSION_KEY, JOB_KEY)
+TOO_LARGE = OperationFailure("BSONObj size is invalid", 10334)
+
+
+class MongoDB:
+    """Stands for the connection: finds what lies in `stored`, at second `now`, after raising what is in `errors`.
+
+    `unreadable` says of a document whether it alone makes a reply fail; one reply holds `room` documents.
+    """
+
+    def __init__(self, *stored: tuple[str, Document]) -> None:
+        self.stored = list(stored)
+        self.now = 10
+        self.errors: list[Exception] = []
+        self.reads: list[int] = []
+        self.renewed = 0
+        self.room = 1000
+        self.unreadable: Callable[[Document], bool] = lambda _: False
+        self.error_of_document: Exception = InvalidBSON("a string that is none")
+        self.before_answering: Callable[[], object] = lambda: None
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+    async def snapshot_read(self, collection: str, pipeline: Sequence[Document]) -> Reply:
+        if self.errors:
+            raise self.errors.pop(0)
+        parts = [(collection, pipeline[0]["$match"])]
+        parts += [
+            (each["$unionWith"]["coll"], each["$unionWith"]["pipeline"][0]["$match"])
+            for each in pipeline
+            if "$unionWith" in each
+        ]
+        found = [self._with_user(coll, document) for coll, match in parts for document in self._matching(coll, match)]
+        self.reads.append(len(found))
+        if any(map(self.unreadable, found)):
+            raise self.error_of_document
+        reply = Reply([dict(each) for each in found[: self.room]], time_of(self.now), len(found) <= self.room)
+        self.before_answering()
+        return reply
+
+    def _matching(self, collection: str, match: Document) -> list[Document]:
+        def is_in(value: object, wanted: Sequence[object]) -> bool:
+            values = value if isinstance(value, list) else [value]
+            return any(int(str(v)) in wanted if isinstance(v, Decimal128) else v in wanted for v in values)
+
+        return [
+            document
+            for coll, document in self.stored
+            if coll == collection and all(is_in(document.get(name), value["$in"]) for name, value in match.items())
+        ]
+
+    def _with_user(self, collection: str, document: Document) -> Document:
+        users = [user for coll, user in self.stored if coll == USERS and user["_id"] == document.get("user_id")]
+        return {**document, "_collection": collection} | ({"_user": users} if collection == SESSIONS else {})
+
+
+class Reading:
+    """The documents of that MongoDB, behind a change stream that stands at second 10."""
+
+    def __init__(self, *stored: tuple[str, Document]) -> None:
+        self.mongodb, self.freshness, self.holds = MongoDB(*stored), Freshness(), HoldRegistry[Key]()
+        connection: Any = self.mongodb
+        self.reader = DocumentReader(connection, self.freshness, Metrics())
+        self.documents = Documents(self.reader, DocumentCache(100, self.freshness, self.holds), self.holds)
+        self.freshness.start(time_of(10), now())
+
+    async def read(self, *keys: Key, seconds: float = 60) -> Any:
+        return await self.documents.read(keys, now() + seconds)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def everything() -> Reading:
+    return Reading((SESSIONS, SESSION), (USERS, USER), (SUBMISSIONS, SUBMISSION), (JOBS, JOB))
+
+
+def jobs(count: int, **fields: Any) -> list[tuple[str, Document]]:
+    return [(JOBS, {**JOB, "_id": number, "submission_id": number, **fields}) for number in range(1, count + 1)]
+
+
+def keys_of(count: int) -> list[Key]:
+    return [(JOBS, (number, "D1")) for number in range(1, count + 1)]
+
+
+@pytest.fixture(autouse=True)
+def records() -> Any:
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_FIRST_PAUSE", 0.0001)
+
+
+async def test_documents_reads_all_of_a_request_in_one_query_and_caches_it() -> None:
+    reading = everything()
+    for _ in range(2):
+        lookup = await reading.read(*ALL)
+        assert lookup.session(HASH).user_id == lookup.user(11).user_id == lookup.submission(1).user_id == 11
+        assert lookup.job(1, "D1").generation_status is GenerationStatus.WAITING
+    assert len(reading.mongodb.reads) == 1
+
+
+async def test_documents_that_do_not_exist_are_absent() -> None:
+    reading = Reading((SESSIONS, SESSION))
+    lookup = await reading.read(*ALL)
+    assert (lookup.user(11), lookup.submission(1)) == (None, None)
+    assert lookup.job(1, "D1").job_id is None
+
+
+async def test_documents_are_read_while_the_stream_is_behind() -> None:
+    reading = everything()
+    reading.freshness.stop()
+    for _ in range(2):
+        await reading.read(*ALL)
+    assert len(reading.mongodb.reads) == 2
+
+
+async def test_documents_of_a_whole_double_are_those_of_the_integer() -> None:
+    job = {**JOB, "_id": 100.0, "submission_id": 1.0}
+    reading = Reading((SESSIONS, {**SESSION, "user_id": 11.0}), (USERS, {"_id": 11.0}), (JOBS, job))
+    lookup = await reading.read(SESSION_KEY, JOB_KEY)
+    assert lookup.user(11).user_id == 11
+    assert lookup.job(1, "D1").job_id == 100
+
+
+@pytest.mark.parametrize("room", [1, 3, 8])
+async def test_reader_splits_what_does_not_fit_into_one_reply(room: int) -> None:
+    reading = Reading(*jobs(20))
+    reading.mongodb.room = room
+    lookup = await reading.read(*keys_of(20))
+    assert [lookup.job(number, "D1").job_id for number in range(1, 21)] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("error", [InvalidBSON("no string"), TOO_LARGE, KeyError("a defect"), ValueError()])
+async def test_reader_gives_everybody_else_theirs_where_one_is_unreadable(error: Exception, records: list[Any]) -> None:
+    reading = Reading(*jobs(20))
+    reading.mongodb.unreadable = lambda document: document["_id"] == 7
+    reading.mongodb.error_of_document = error
+    lookup = await reading.read(*keys_of(20))
+    found = [lookup.job(number, "D1").job_id for number in range(1, 21)]
+    assert found == [None if number == 7 else number for number in range(1, 21)]
+    assert [each["event"] for each in records] == ["document_unreadable"]
+
+
+async def test_reader_splits_access_from_jobs_so_that_access_is_not_older() -> None:
+    reading = everything()
+    times = iter((11, 12, 13, 14, 15, 16, 17))
+
+    def advance() -> None:
+        reading.mongodb.now = next(times)
+
+    reading.mongodb.room, reading.mongodb.before_answering = 1, advance
+    found = await reading.reader.read(ALL)
+    assert found[JOB_KEY][1] < found[SUBMISSION_KEY][1] < found[SESSION_KEY][1]
+    assert found[SESSION_KEY][1] == found[USER_KEY][1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationFailure("no snapshot yet", 246),
+        OperationFailure("no snapshot any more", 239),
+        OperationFailure("logged out", 13),
+        AutoReconnect("the primary has stepped down"),
+    ],
+)
+async def test_reader_tries_again_what_may_pass(error: Exception) -> None:
+    reading = everything()
+    reading.mongodb.errors = [error] * 3
+    assert (await reading.read(*ALL)).submission(1)
+    assert reading.mongodb.renewed == (3 if getattr(error, "code", 0) == 13 else 0)
+
+
+@pytest.mark.parametrize("error", [OperationFailure("no", 1), ServerSelectionTimeoutError("nobody there")])
+async def test_reader_gives_up_at_once_what_does_not_pass(error: Exception) -> None:
+    reading = everything()
+    reading.mongodb.errors = [error]
+    with pytest.raises(ServiceUnavailable) as raised:
+        await reading.read(*ALL)
+    assert raised.value.__cause__ is error
+
+
+async def test_reader_gives_up_in_time_what_does_not_pass_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "READ_MS", 50)
+    reading = everything()
+    reading.mongodb.errors = [OperationFailure("no snapshot yet", 246)] * 1000
+    with pytest.raises(ServiceUnavailable):
+        await reading.read(*ALL)
+    assert len(reading.mongodb.errors) > 900
+
+
+async def test_reader_does_not_believe_a_primary_behind_the_stream() -> None:
+    reading = everything()
+    reading.mongodb.now = 9
+
+    def catch_up() -> None:
+        reading.mongodb.now += len(reading.mongodb.reads) // 3
+        reading.mongodb.stored = [(JOBS, {**JOB, **FINISHED}) if coll == JOBS else (coll, d) for coll, d in stored]
+
+    stored, reading.mongodb.before_answering = reading.mongodb.stored, catch_up
+    assert (await reading.read(*ALL)).job(1, "D1").generation_status is GenerationStatus.FINISHED
+    assert len(reading.mongodb.reads) == 4
+
+
+async def test_reader_believes_a_standalone_which_names_no_time() -> None:
+    reading = Reading((JOBS, JOB))
+    reading.freshness.stop()
+    reading.mongodb.now = 0
+    assert time_of(0) == 1  # Not yet 0, which is no time.
+    reading.mongodb.before_answering = lambda: None
+    original = reading.mongodb.snapshot_read
+
+    async def without_time(collection: str, pipeline: Sequence[Document]) -> Reply:
+        return (await original(collection, pipeline))._replace(time=0)
+
+    reading.mongodb.snapshot_read = without_time  # type: ignore[method-assign]
+    assert (await reading.read(JOB_KEY)).job(1, "D1").job_id == 100
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [{"submission_id": Decimal128("1")}, {"submission_id": [1, 2]}, {"file_type": ["D1"]}],
+    ids=["decimal", "array", "types"],
+)
+async def test_reader_gives_a_job_without_a_plain_key_to_whom_a_query_does(strange: Document) -> None:
+    reading = Reading((JOBS, {**JOB, **strange}), *jobs(5)[1:])
+    lookup = await reading.read(*keys_of(5), (JOBS, (9, "D1")))
+    assert lookup.job(1, "D1").generation_status is GenerationStatus.FAILED
+    assert [lookup.job(number, "D1").job_id for number in range(2, 6)] == [2, 3, 4, 5]
+    assert lookup.job(9, "D1").job_id is None
+
+
+@pytest.mark.parametrize("document_id", [Decimal128("1"), [1], {"a": 1}])
+async def test_reader_takes_a_document_with_a_strange_id_for_absent(document_id: object, records: list[Any]) -> None:
+    stored = [(SUBMISSIONS, {**SUBMISSION, "_id": document_id}), (SESSIONS, SESSION)]
+    reading = Reading(*stored)
+    assert (await reading.read(SESSION_KEY, SUBMISSION_KEY)).submission(1) is None
+    assert [each["event"] for each in records] == (["document_malformed"] if document_id != {"a": 1} else [])
+
+
+async def test_reader_takes_a_user_with_a_strange_id_for_absent(records: list[Any]) -> None:
+    session = {**SESSION, "user_id": Decimal128("11")}
+    reading = Reading((SESSIONS, session), (USERS, {**USER, "_id": Decimal128("11")}))
+    assert (await reading.read(SESSION_KEY)).session(HASH) is None
+    assert "document_malformed" in [each["event"] for each in records]
+
+
+async def test_reader_lets_the_first_of_two_jobs_of_one_key_stand() -> None:
+    reading = Reading((JOBS, JOB), (JOBS, {**JOB, **FINISHED, "_id": 101}))
+    assert (await reading.read(JOB_KEY)).job(1, "D1").job_id == 100
+
+
+async def test_documents_read_again_wakes_whoever_waits_for_what_differs() -> None:
+    reading = everything()
+    await reading.read(*ALL)
+    reading.mongodb.stored[-1] = (JOBS, {**JOB, **FINISHED})
+    reading.mongodb.now = 11
+    with reading.holds.hold((JOB_KEY,)) as waiting, reading.holds.hold((SUBMISSION_KEY, USER_KEY)) as other:
+        await reading.documents.read_again([*ALL, USER_KEY])
+    assert (waiting.woken, other.woken) == (True, False)
+
+
+async def test_documents_that_were_never_cached_wake_when_they_are_read_again() -> None:
+    reading = everything()
+    with reading.holds.hold((JOB_KEY,)) as waiting:
+        await reading.documents.read_again([JOB_KEY])
+    assert waiting.woken
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_documents_restart_drops_what_nobody_waits_for(*, restart: bool) -> None:
+    reading = everything()
+    await reading.read(*ALL)
+    await reading.documents.read_again([JOB_KEY], restart=restart)
+    assert (reading.documents.cache.lookup(ALL) is None) is restart
+
+
+async def test_documents_read_again_nothing_where_nobody_waits() -> None:
+    reading = everything()
+    await reading.documents.read_again([], restart=True)
+    assert not reading.mongodb.reads
+
+
+async def test_documents_that_change_while_they_are_read_are_given_but_not_cached() -> None:
+    reading = everything()
+    reading.mongodb.before_answering = lambda: reading.documents.cache.apply(update(11, FINISHED))
+    with reading.holds.hold((JOB_KEY,)) as waiting:
+        assert (await reading.read(*ALL)).job(1, "D1").generation_status is GenerationStatus.WAITING
+    assert waiting.woken
+    assert reading.documents.cache.lookup(ALL) is None
+
+
+async def test_documents_close_ends_the_reads_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_FIRST_PAUSE", 1)
+    reading = everything()
+    reading.mongodb.errors = [OperationFailure("no snapshot yet", 246)] * 10
+    load = asyncio.ensure_future(reading.read(*ALL))
+    while len(reading.mongodb.errors) == 10:  # noqa: ASYNC110 - the loop's turns are what is waited for.
+        await asyncio.sleep(0)
+    await reading.documents.close()
+    with pytest.raises(ServiceUnavailable):
+        await load
