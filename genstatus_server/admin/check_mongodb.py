@@ -10,8 +10,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from genstatus_server.admin.output import Finding, Result
 from genstatus_server.model.errors import StartupError
 from genstatus_server.mongo.errors import explain
+from genstatus_server.mongo.migration import initialize, open_client
 from genstatus_server.mongo.queries import FIELDS, JOBS
-from genstatus_server.mongo.schema import initialize, open_client
 
 Document = dict[str, Any]
 #: The result, what was found and what to do.

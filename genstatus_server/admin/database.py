@@ -14,8 +14,8 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from genstatus_server.model.jobs import LARGEST_ID, whole_number
 from genstatus_server.mongo.client import CODEC
 from genstatus_server.mongo.errors import explain
+from genstatus_server.mongo.migration import open_client
 from genstatus_server.mongo.queries import USERS
-from genstatus_server.mongo.schema import open_client
 from genstatus_server.settings import mongodb_settings, with_flags
 
 Document = dict[str, Any]

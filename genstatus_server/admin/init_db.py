@@ -2,7 +2,7 @@
 
 import click
 
-from genstatus_server.mongo.schema import initialize
+from genstatus_server.mongo.migration import initialize
 from genstatus_server.settings import mongodb_settings, with_flags
 
 

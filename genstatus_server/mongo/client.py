@@ -24,7 +24,6 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from genstatus_server.mongo.events import ClusterTime, Event, cluster_time
-from genstatus_server.mongo.migration import Shape
 
 if TYPE_CHECKING:
     import pymongo.change_stream
@@ -262,11 +261,3 @@ def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor:
         monitor.unread -= 1
         event = stream.try_next() if monitor.unread > 0 else None
     return Batch(events, monitor.asked_at, monitor.answered, has_caught_up=not events and monitor.is_more)
-
-
-async def describe_collection(database: Database, collection: str) -> Shape | None:
-    """The shape of `collection`; None where there is no such collection."""
-    found = [each async for each in await database.list_collections(filter={"name": collection})]
-    if not found:
-        return None
-    return Shape(found[0].get("options", {}).get("validator"), await database[collection].index_information())

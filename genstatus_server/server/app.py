@@ -21,8 +21,8 @@ from genstatus_server.mongo.change_stream import ChangeStreamFollower
 from genstatus_server.mongo.client import Connection
 from genstatus_server.mongo.documents import DocumentReader, Documents
 from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.migration import missing_schema
 from genstatus_server.mongo.queries import Key
-from genstatus_server.mongo.schema import find_missing
 from genstatus_server.s3.presigner import open_presigner
 from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel
@@ -173,7 +173,7 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
 async def _say_what_is_missing(follower: ChangeStreamFollower, connection: Connection) -> None:
     await follower.reached.wait()
     try:
-        missing = await find_missing(connection.database)
+        missing = await missing_schema(connection.database)
     except PyMongoError as error:
         log.warning("database_not_checked", cause=log.cause(error))
         return

@@ -16,7 +16,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError
 from genstatus_server.demo.calls import curl_lines
 from genstatus_server.demo.samples import seed
 from genstatus_server.demo.storage import Storage
-from genstatus_server.mongo.schema import initialize
+from genstatus_server.mongo.migration import initialize
 from genstatus_server.server.app import serve
 from genstatus_server.server.run import unless_stopped, with_embedded, within_file_limit
 from genstatus_server.server.shutdown import Shutdown

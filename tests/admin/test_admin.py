@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from genstatus_server.admin.output import age, duration
 from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
-from genstatus_server.mongo.schema import initialize
+from genstatus_server.mongo.migration import initialize
 from genstatus_server.settings import BadSettings
 from tests.support.server import Server, body
 

@@ -20,7 +20,7 @@ from genstatus_server.demo.samples import DEMO_FILE_TYPE, DEMO_JOB_ID, DEMO_SUBM
 from genstatus_server.demo.storage import Storage
 from genstatus_server.jobs_writer import JobsWriter, s3_client
 from genstatus_server.model.jobs import GenerationStatus, job_from_document
-from genstatus_server.mongo.schema import initialize
+from genstatus_server.mongo.migration import initialize
 from tests.support.embedded_processes import wait_until
 from tests.support.services import S3
 

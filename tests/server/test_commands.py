@@ -171,7 +171,7 @@ def test_init_db_says_what_it_would_do_and_does_no_more(
     database["sessions"].create_index("expires_at", name="expires_at_ttl")
     assert init_db("--dry-run").stdout.splitlines() == [
         f"{database_name}: would set validator of users",
-        f"{database_name}: would build index expires_at_ttl of sessions (another of this name is there: drop it first)",
+        f"{database_name}: would build index expires_at_ttl of sessions (another index has this name: drop it first)",
     ]
     assert isinstance(init_db().exception, StartupError)
     database["sessions"].drop_indexes()
