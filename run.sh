@@ -189,6 +189,7 @@ closing_lines() {
     awk -v promised=" $(pythons promised | paste -sd ' ') " '
         /^[a-z0-9_-]+: commands\[/ { name = substr($0, 1, index($0, ":") - 1) }
         /^=+ .* in [0-9.]+s.* =+$/ { last[name] = $0 }
+        /^py3[0-9]+: skipped because could not find python/ { missing[substr($1, 1, length($1) - 1)] = 1 }
         /^  [a-z0-9_-]+: (OK|SKIP|IGNORED FAIL|FAIL)/ {
             name = substr($1, 1, length($1) - 1)
             line = $0
@@ -197,13 +198,13 @@ closing_lines() {
             order[++count] = name
         }
         END {
-            for (i = 1; i <= count; i++) if (result[order[i]] ~ /^SKIP/ && order[i] ~ /^py3/) {
+            for (i = 1; i <= count; i++) if (order[i] in missing) {
                 version = "3." substr(order[i], 4)
                 if (index(promised, " " version " "))
                     print order[i] ": SKIPPED, there is no python" version " here: install it with its venv module" \
                         " (Debian: apt-get install python" version "-venv, or pyenv install " version ")"
             }
-            for (i = 1; i <= count; i++) if (!(order[i] in last) && result[order[i]] !~ /^SKIP/)
+            for (i = 1; i <= count; i++) if (!(order[i] in last) && !(order[i] in missing))
                 print order[i] ": " result[order[i]]
             for (i = 1; i <= count; i++) if (order[i] in last)
                 print order[i] ": " result[order[i]] "\n" last[order[i]]

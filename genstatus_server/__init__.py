@@ -1,3 +1,3 @@
-"""Answers whether the file of a submission has been generated, and holds the question until it has."""
+"""A service that says when the generated files of a submission are ready, and where to download them."""
 
 __version__ = "0.2.0.dev0"

@@ -13,12 +13,12 @@ from genstatus_server.settings import BadSettings
 #: The module of each command. It is imported only when the command is used: each needs other libraries, and a server's
 #: take long to import.
 _COMMANDS: Final = {
-    "demo": "server.commands",
+    "demo": "server.demo",
     "check": "admin.check",
     "init-db": "admin.init_db",
     "init-roles": "admin.roles",
     "job": "admin.jobs",
-    "serve": "server.commands",
+    "serve": "server.run",
     "session": "admin.sessions",
     "submission": "admin.submissions",
     "user": "admin.users",

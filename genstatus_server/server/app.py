@@ -9,7 +9,8 @@ import contextlib
 import gc
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from socket import socket
+from datetime import UTC, datetime
+from socket import AF_UNIX, socket
 from typing import Any, Final
 
 from pymongo.errors import PyMongoError
@@ -24,10 +25,9 @@ from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.migration import missing_schema
 from genstatus_server.mongo.queries import Key
 from genstatus_server.s3.presigner import open_presigner
-from genstatus_server.server import systemd
-from genstatus_server.server.channel import Channel
-from genstatus_server.server.gauges import metrics_collector, set_gauges
-from genstatus_server.server.shutdown import Shutdown
+from genstatus_server.server.channel import Channel, metrics_collector
+from genstatus_server.server.sockets import url_of
+from genstatus_server.server.system import Shutdown, notify
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
@@ -89,7 +89,7 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
     cache = DocumentCache(max(_CACHED, 4 * settings.max_waits), freshness, holds)
     documents = Documents(DocumentReader(connection, freshness, metrics), cache, holds)
     stack.push_async_callback(documents.close)
-    set_gauges(metrics, holds, cache)
+    _set_gauges(metrics, holds, cache)
     follower = ChangeStreamFollower(stream_connection, documents, freshness, holds, metrics)
     following = asyncio.create_task(follower.follow(), name="change stream")
     stack.push_async_callback(_cancel, following)
@@ -108,12 +108,34 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
     )
 
 
+def _set_gauges(metrics: Metrics, holds: HoldRegistry[Key], cache: DocumentCache) -> None:
+    """Have the gauges about holds and the counters of the cache ask `holds` and `cache`."""
+    metrics.held_requests.set_function(lambda: len(holds))
+    metrics.oldest_hold.set_function(lambda: _oldest_hold(holds))
+    metrics.oldest_job.set_function(lambda: _oldest_waited_job(holds, cache))
+    metrics.count_cache_lookups_with(cache.hits_and_misses)
+
+
+def _oldest_hold(holds: HoldRegistry[Key]) -> float:
+    oldest = holds.oldest()
+    return asyncio.get_running_loop().time() - oldest.held_since if oldest else 0
+
+
+def _oldest_waited_job(holds: HoldRegistry[Key], cache: DocumentCache) -> float:
+    """By `updated_at`, which a worker that is alive writes; a job without one is not counted.
+
+    The clock is this machine's and `updated_at` a worker's: exact enough for a job that is stuck for an hour.
+    """
+    times = [job.updated_at for job in cache.jobs(holds.keys()) if job.updated_at and not job.is_settled]
+    return max(0, (datetime.now(UTC) - min(times)).total_seconds()) if times else 0
+
+
 def _open(stack: AsyncExitStack, connection: Connection) -> Connection:
     stack.callback(connection.close)
     return connection
 
 
-async def serve(
+async def run_app(
     settings: Settings,
     sockets: Sequence[socket],
     shutdown: Shutdown,
@@ -123,9 +145,8 @@ async def serve(
 ) -> None:
     """Serve on `sockets` until `shutdown` is set, then end the holds and return.
 
-    That takes `shutdown.delay` and, beyond that, `drain_timeout` at most.
-
-    `parent` is the process that runs this one beside others: it puts their metrics together.
+    That takes `shutdown.delay` and, beyond that, `drain_timeout` at most. `parent` is the process that runs this one
+    beside others: it adds up their metrics.
     """
     async with AsyncExitStack() as stack:
         services = await open_services(stack, settings, s3_keys=s3_keys)
@@ -137,12 +158,12 @@ async def serve(
             malformed=MalformedRequests(services.metrics),
         )
         for each in sockets:
-            host, port = each.getsockname()[:2]
-            log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", port=port)
-        systemd.notify("READY=1")
+            is_unix = each.family == AF_UNIX
+            log.info("listening", url=url_of(each), **({} if is_unix else {"port": each.getsockname()[1]}))
+        notify("READY=1")
         _spare_the_garbage_collector()
         await shutdown.wait()
-        systemd.notify("STOPPING=1")
+        notify("STOPPING=1")
         await _drain(listener, services, shutdown)
     log.info("stopped")
 
@@ -164,6 +185,7 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     listener.close()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
+            await listener.wait_new()
             await services.in_flight.wait_empty()
     except TimeoutError:
         log.warning("drain_timeout", hint="some clients did not take their answer in time")

@@ -1,4 +1,4 @@
-"""The demo: the server on the embedded MongoDB and S3, with sample data and a worker that keeps finishing a job."""
+"""`genstatus demo`: the server on an embedded MongoDB and S3, with sample data and a sample worker."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,21 @@ from genstatus_server.demo.calls import curl_lines
 from genstatus_server.demo.samples import seed
 from genstatus_server.demo.storage import Storage
 from genstatus_server.mongo.migration import initialize
-from genstatus_server.server.app import serve
-from genstatus_server.server.run import unless_stopped, with_embedded, within_file_limit
-from genstatus_server.server.shutdown import Shutdown
-from genstatus_server.settings import BadSettings, Settings
+from genstatus_server.server.app import run_app
+from genstatus_server.server.run import begin, unless_stopped, with_embedded
+from genstatus_server.server.sockets import open_sockets, url_of
+from genstatus_server.server.system import Shutdown, within_file_limit
+from genstatus_server.settings import BadSettings, Settings, with_flags
 
 _POLL_SECONDS: Final = 0.05
+
+
+@click.command()
+@with_flags()
+def demo(config: str | None, **flags: str | None) -> None:
+    """Run the server on an embedded MongoDB and S3, with sample data and a worker that keeps finishing a job."""
+    settings = begin(config, flags)
+    asyncio.run(run_demo(settings, open_sockets(settings)))
 
 
 async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None:
@@ -42,9 +51,9 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
         storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
         await asyncio.to_thread(_fill, settings, storage)
         await stack.enter_async_context(_sample_worker(settings, storage))
-        telling = asyncio.create_task(_tell_when_ready(_base_url(sockets[0]), shutdown))
+        telling = asyncio.create_task(_tell_when_ready(url_of(sockets[0]), shutdown))
         stack.callback(telling.cancel)
-        await serve(settings, sockets, shutdown, s3_keys=s3_keys)
+        await run_app(settings, sockets, shutdown, s3_keys=s3_keys)
         await telling  # Cancelled in the midst of a fetch, it would leave an error in the log.
 
 
@@ -82,7 +91,7 @@ async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[
 
 
 async def _tell_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
-    while not await _is_ready(base_url):
+    while not (base_url.startswith("http:") and await _is_ready(base_url)):
         if shutdown.is_set():
             return
         await asyncio.sleep(_POLL_SECONDS)
@@ -96,8 +105,3 @@ async def _is_ready(base_url: str) -> bool:
     except (HTTPError, OSError):
         return False
     return True
-
-
-def _base_url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

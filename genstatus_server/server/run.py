@@ -1,7 +1,7 @@
-"""One server process: what it needs from the machine, its signals, and the embedded default."""
+"""`genstatus serve`: one server process or several, on the MongoDB of its settings or on an embedded one."""
 
 import asyncio
-import resource
+import os
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -9,19 +9,37 @@ from pathlib import Path
 from socket import socket
 from typing import Any, Final, TypeVar
 
+import click
+
 from genstatus_server.demo.embedded import embedded_services
-from genstatus_server.server.app import serve
-from genstatus_server.server.shutdown import Shutdown
+from genstatus_server.server.app import run_app
+from genstatus_server.server.sockets import open_sockets
 from genstatus_server.server.supervisor import channel_to_parent, run_processes
-from genstatus_server.settings import Settings
+from genstatus_server.server.system import Shutdown, within_file_limit
+from genstatus_server.settings import Settings, load_settings, unknown_variables, with_flags
 from genstatus_server.telemetry import log
 
 T = TypeVar("T")
 
-#: File descriptors beside those of the held requests: MongoDB, S3, logs, plain requests.
-_OTHER_FILES: Final = 1000
 #: Seconds that the answer to the longest hold may take to a proxy.
 _ANSWER_SECONDS: Final = 1.0
+
+
+@click.command()
+@with_flags()
+def serve(config: str | None, **flags: str | None) -> None:
+    """Run the server. Each option can also be set in the environment: --url-ttl as GENSTATUS_URL_TTL."""
+    settings = begin(config, flags)
+    asyncio.run(run_server(settings, open_sockets(settings)))
+
+
+def begin(config: str | None, flags: dict[str, str | None]) -> Settings:
+    """The settings, with the log set up as they say. Raises `BadSettings`."""
+    settings = load_settings(flags, os.environ, config)
+    log.set_up(settings.log_format)
+    for name, hint in unknown_variables(os.environ).items():
+        log.warning("unknown_variable", variable=name, hint=hint)
+    return settings
 
 
 async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
@@ -33,6 +51,8 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
         parent = await stack.enter_async_context(channel_to_parent(shutdown))
         s3_keys = None
         if settings.mongodb_uri is None:
+            hint = "an embedded MongoDB is started, for trying only; set mongodb_uri to use yours"
+            log.warning("mongodb_uri_missing", hint=hint)
             started = await unless_stopped(shutdown, with_embedded(stack, settings))
             if started is None:
                 return
@@ -40,7 +60,7 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
         if parent is None:
             warn_of_proxies(settings)
         if settings.processes == 1:
-            await serve(settings, sockets, shutdown, s3_keys=s3_keys, parent=parent)
+            await run_app(settings, sockets, shutdown, s3_keys=s3_keys, parent=parent)
         else:
             await run_processes(settings, sockets, shutdown, s3_keys)
 
@@ -85,23 +105,3 @@ def warn_of_proxies(settings: Settings) -> None:
     if limit is not None and limit < settings.wait_max + _ANSWER_SECONDS:
         hint = f"set wait_max to {max(1, limit - _ANSWER_SECONDS):g} or less, or the proxy's limit higher"
         log.warning("wait_max_too_long", wait_max=settings.wait_max, proxy_idle_timeout=limit, hint=hint)
-
-
-def within_file_limit(settings: Settings) -> Settings:
-    """`settings` with no more holds than there can be open files.
-
-    The soft limit is raised to what `max_waits` needs. Where the hard limit forbids it that is said, and `max_waits` is
-    cut, so that requests which cannot be held are still answered.
-    """
-    needed = settings.max_waits + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return settings
-    possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    if possible == needed:
-        return settings
-    max_waits = min(settings.max_waits, max(possible - _OTHER_FILES, possible // 2))
-    hint = "set max_waits to that, or raise the hard limit on open files (ulimit -Hn)"
-    log.warning("file_limit_low", limit=possible, needed=needed, max_waits=max_waits, hint=hint)
-    return replace(settings, max_waits=max_waits)

@@ -14,15 +14,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
-from genstatus_server.server import systemd
 from genstatus_server.server.channel import Channel, open_channel
-from genstatus_server.server.shutdown import Shutdown
-from genstatus_server.settings import ENVIRONMENT_PREFIX, OPTIONS, Settings
-from genstatus_server.telemetry import log, snapshots
-from genstatus_server.telemetry.metrics import DroppedLogRecords
+from genstatus_server.server.sockets import inherited_descriptors
+from genstatus_server.server.system import Shutdown, notify, usable_cores
+from genstatus_server.settings import ENVIRONMENT_PREFIX, INHERITED, OPTIONS, Settings
+from genstatus_server.telemetry import log, metrics
 
-#: Tells a child the file descriptors that it inherits: its end of the channel, and the sockets to listen on.
-INHERITED: Final = ENVIRONMENT_PREFIX + "INHERITED_DESCRIPTORS"
 #: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
@@ -39,11 +36,11 @@ async def run_processes(
 ) -> None:
     """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
     family = _Family(settings, sockets, s3_keys, shutdown)
-    numbers = range(settings.processes or _cores())
+    numbers = range(settings.processes or usable_cores())
     keepers = [asyncio.create_task(family.keep_running(number), name=f"process {number}") for number in numbers]
-    systemd.notify("READY=1")
+    notify("READY=1")
     await shutdown.wait()
-    systemd.notify("STOPPING=1")
+    notify("STOPPING=1")
     for each in sockets:
         each.close()  # The processes have their own, and close them once they have drained.
     for keeper in keepers:
@@ -51,20 +48,10 @@ async def run_processes(
     await asyncio.gather(*keepers, return_exceptions=True)
 
 
-def _cores() -> int:
-    """The cores that this process may run on, where that can be told: a container may have fewer than its machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def inherited_sockets() -> list[socket.socket]:
-    """The sockets that the parent listens on; none in a process that has no such parent."""
-    return [socket.socket(fileno=descriptor) for descriptor in _inherited()[1:]]
-
-
 @asynccontextmanager
 async def channel_to_parent(shutdown: Shutdown) -> AsyncIterator[Channel | None]:
     """The channel to the parent, None without one; ends this process when the parent has ended, by whatever means."""
-    descriptors = _inherited()
+    descriptors = inherited_descriptors()
     if not descriptors:
         yield None
         return
@@ -86,11 +73,12 @@ class _Family:
         self._environment = _environment(settings, s3_keys)
         self._listening = [each.fileno() for each in sockets]
         self._kill_seconds = settings.drain_timeout + _KILL_SECONDS
-        self._snapshots: dict[Channel, snapshots.Snapshot] = {}
-        self._departed: snapshots.Snapshot = []
+        self._collected: dict[Channel, metrics.Collected] = {}
+        #: Of the processes that have exited.
+        self._totals: metrics.Collected = []
         self._own = CollectorRegistry()
         self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)
-        self._own.register(DroppedLogRecords())
+        self._own.register(metrics.DroppedLogRecords())
 
     async def keep_running(self, number: int) -> None:
         """Run a process, and another whenever it dies, until cancelled; then have it drain."""
@@ -117,17 +105,17 @@ class _Family:
                 ours.close()  # Where the process runs after all, it ends now.
                 raise
         async with open_channel(ours) as channel:
-            channel.answer = self._exposition
-            self._snapshots[channel] = []
+            channel.reply = self._exposition
+            self._collected[channel] = []
             try:
                 return await process.wait()
             except asyncio.CancelledError:
                 await self._stop(process)
                 raise
             finally:
-                # What nobody has been told of yet may be lost; what somebody has been told of stays.
-                last = snapshots.lasting(self._snapshots.pop(channel))
-                self._departed = snapshots.add_up([self._departed, last])
+                # What was counted after the last scrape is lost; what was scraped stays.
+                last = metrics.totals(self._collected.pop(channel))
+                self._totals = metrics.add_up([self._totals, last])
 
     async def _start(self, channel_end: socket.socket) -> Process:
         descriptors = [channel_end.fileno(), *self._listening]
@@ -152,22 +140,23 @@ class _Family:
 
     async def _exposition(self) -> str:
         """The metrics of all processes, those that died included, in Prometheus' text format."""
-        await asyncio.gather(*map(self._refresh, tuple(self._snapshots)))
-        everybody = (self._departed, *self._snapshots.values(), snapshots.take(self._own))
-        return snapshots.exposition(snapshots.add_up(everybody))
+        await asyncio.gather(*map(self._refresh, tuple(self._collected)))
+        of_all = (self._totals, *self._collected.values(), metrics.collect(self._own))
+        return metrics.exposition(metrics.add_up(of_all))
 
     async def _refresh(self, channel: Channel) -> None:
-        # Of a process that hangs or dies just now, what it said last stands.
+        # A process that hangs, or exits just now, is counted with the metrics of the last scrape.
         with contextlib.suppress(ConnectionError, TimeoutError):
-            snapshot = json.loads(await channel.ask())
-            if channel in self._snapshots:
-                self._snapshots[channel] = snapshot
+            collected = json.loads(await channel.request())
+            if channel in self._collected:
+                self._collected[channel] = collected
 
 
 def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[str, str]:
     """The environment of a child: every option, which is how secrets stay off the command line."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-    environment.pop("NOTIFY_SOCKET", None)  # It is the parent that speaks to systemd.
+    for name in ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # The parent speaks to systemd.
+        environment.pop(name, None)
     for option in OPTIONS:
         value = 1 if option.name == "processes" else getattr(settings, option.name)
         if value not in (None, ()):
@@ -176,8 +165,3 @@ def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[st
         environment |= {"AWS_ACCESS_KEY_ID": s3_keys[0], "AWS_SECRET_ACCESS_KEY": s3_keys[1]}
         environment.pop("AWS_SESSION_TOKEN", None)
     return environment
-
-
-def _inherited() -> list[int]:
-    text = os.environ.get(INHERITED, "")
-    return [int(number) for number in text.split(",")] if text else []

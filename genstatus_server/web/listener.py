@@ -9,7 +9,7 @@ import re
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from typing import Final, cast
@@ -44,10 +44,14 @@ _CLOSING_PAUSE_SECONDS: Final = 0.01
 _UNREAD_MS: Final = 30_000
 #: Bytes of the request line and headers together, and of a body, which no route reads; and seconds for a body.
 _LIMITS: Final = HTTP1ConnectionParameters(max_header_size=64 * 1024, max_body_size=16 * 1024, body_timeout=10)
-#: Refused clients that may go on sending at the same time, and for how many seconds. A connection that is closed before
-#: all was read is reset, and the answer with it.
-_MAX_LINGERING: Final = 64
+#: A connection that is closed before all was read is reset, and the answer to a refused request with it. So what still
+#: comes is discarded: for so many such connections a second, so many seconds, and so many pieces of 64 KiB.
+_MAX_LINGERING: Final = 16
 _LINGER_SECONDS: Final = 1.0
+_MAX_DISCARDED: Final = 64
+#: Seconds that the client of a new connection may take to send its request, when the server stops.
+_NEW_SECONDS: Final = 1.0
+_NEW_CHECK_SECONDS: Final = 0.02
 _SCHEME_AND_HOST: Final = re.compile("https?://[^/?]*", re.IGNORECASE)
 
 
@@ -129,6 +133,14 @@ class Listener(HTTPServerConnectionDelegate):
         for each in self._sockets:
             each.close()
 
+    async def wait_new(self) -> None:
+        """Wait until the client of every new connection has sent its request, or has had time to."""
+        since = self._loop.time() - _NEW_SECONDS
+        for _ in range(round(_NEW_SECONDS / _NEW_CHECK_SECONDS)):
+            if not any(since < stream.waits_since < math.inf for stream in self._streams()):
+                return
+            await asyncio.sleep(_NEW_CHECK_SECONDS)
+
     async def close_connections(self) -> None:
         """Close every connection, whatever is going on there."""
         while self._connections:
@@ -181,12 +193,14 @@ class Listener(HTTPServerConnectionDelegate):
     def _close_idle(self) -> None:
         """Close those that are idle, a few at a time as they are taken."""
         since = self._loop.time() - self._idle_timeout
-        streams = (cast("ClientStream", each.stream) for each in self._connections)
-        idle = list(islice((stream for stream in streams if stream.waits_since < since), _AT_ONCE))
+        idle = list(islice((stream for stream in self._streams() if stream.waits_since < since), _AT_ONCE))
         pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_timeout / 4
         self._closing_idle = self._loop.call_later(pause, self._close_idle)
         for stream in idle:
             stream.close()
+
+    def _streams(self) -> Iterator[ClientStream]:
+        return (cast("ClientStream", each.stream) for each in self._connections)
 
     def _linger(self, connection: socket.socket) -> None:
         """Let a client whose request was refused read the answer."""
@@ -195,7 +209,7 @@ class Listener(HTTPServerConnectionDelegate):
             return
         task = self._loop.create_task(_discard(connection))
         self._lingering.add(task)
-        task.add_done_callback(self._lingering.discard)
+        self._loop.call_later(_LINGER_SECONDS, self._lingering.discard, task)
 
     def _wait_for_files(self, cause: str | None) -> None:
         self._pause()
@@ -211,5 +225,7 @@ async def _discard(connection: socket.socket) -> None:
     with closing(connection), suppress(OSError, TimeoutError):
         connection.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(_LINGER_SECONDS):
-            while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
-                pass
+            for _ in range(_MAX_DISCARDED):
+                if not await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+                    return
+                await asyncio.sleep(0)  # It may send faster than this is read.

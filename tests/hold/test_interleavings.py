@@ -98,6 +98,9 @@ class Answer:
 class Signer:
     """Signs at once, but lets others have a turn."""
 
+    async def signable(self, job: Job) -> Job:
+        return job
+
     async def presigned_url(self, job: Job) -> str:
         await asyncio.sleep(0)
         return f"https://s3/{job.key}"

@@ -253,9 +253,14 @@ def test_ctrl_c_before_it_is_all_imported_ends_it_without_a_traceback(tmp_path: 
 
 def test_without_a_mongodb_uri_it_runs_on_the_embedded_one_and_leaves_no_orphan(tmp_path: Path) -> None:
     data = tmp_path / "data"
+    misspelt = {"GENSTATUS_MONGDB_URI": "mongodb://db1/", "GENSTATUS_SERVICE_HOST": "10.0.0.1"}
     for number in (signal.SIGKILL, signal.SIGTERM):
-        with running_server(tmp_path, ["--port=0", f"--data-dir={data}"]) as server:
+        with running_server(tmp_path, ["--port=0", f"--data-dir={data}"], misspelt) as server:
             server.wait_ready()
+            (warning,) = server.records("unknown_variable")
+            assert warning["variable"] == "GENSTATUS_MONGDB_URI"
+            assert "GENSTATUS_MONGODB_URI" in warning["hint"]
+            assert server.records("mongodb_uri_missing")[0]["level"] == "warning"
             assert processes_in(data, program="mongod")
             assert processes_in(data, program="rclone")
             assert server.end(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)

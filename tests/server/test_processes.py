@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from genstatus_server.server.channel import open_channel
-from genstatus_server.server.supervisor import _cores
-from genstatus_server.telemetry import snapshots
-from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.server.system import usable_cores
+from genstatus_server.telemetry.metrics import Metrics, add_up, collect, exposition, totals
 from tests.support.proc import children_of
 from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until
 from tests.support.services import S3
@@ -166,19 +165,49 @@ def test_0_is_one_process_for_each_core_that_it_may_run_on(
         os.sched_setaffinity(0, cores)
 
 
-def test_the_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert _cores() == len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert _cores() == 64
+    assert usable_cores(tmp_path) == 64
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        # Version 2: in a container, on the machine itself, and without a quota.
+        ("0::/", {"cpu.max": "250000 100000"}, 3),
+        ("0::/a/b", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}, 1),
+        ("0::/a/b", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 64),
+        ("0::/", {"cpu.max": "9900000 100000"}, 64),
+        ("0::/", {"cpu.max": "nonsense"}, 64),
+        # Version 1: in a container, whose path is the machine's, and on the machine itself.
+        ("3:cpu,cpuacct:/docker/a", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("1:memory:/b\n3:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "150000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
+        ("3:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ("4:cpuset:/", {"cpu.max": "100000 100000"}, 64),
+    ],
+)
+def test_usable_cores_heed_the_cpu_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: str, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    for name, content in {
+        "proc/self/cgroup": groups,
+        **{f"sys/fs/cgroup/{name}": files[name] for name in files},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert usable_cores(tmp_path) == cores
 
 
 def one(name: str, kind: str, value: float, **labels: str) -> list[Any]:
     return [name, kind, "", [[name, labels, value]]]
 
 
-def test_snapshots_are_added_up_by_what_their_metrics_mean() -> None:
-    merged = snapshots.add_up(
+def test_metrics_of_processes_are_added_up_by_their_meaning() -> None:
+    merged = add_up(
         [
             [one("genstatus_oldest_hold_seconds", "gauge", 3), one("genstatus_change_stream_up", "gauge", 1)],
             [one("genstatus_oldest_hold_seconds", "gauge", 7), one("genstatus_change_stream_up", "gauge", 0)],
@@ -189,36 +218,36 @@ def test_snapshots_are_added_up_by_what_their_metrics_mean() -> None:
     assert merged[0][3] == [["genstatus_oldest_hold_seconds", {}, 7]]
     assert merged[1][3] == [["genstatus_change_stream_up", {}, 0]]
     assert merged[2][3] == [["x", {"status": "200"}, 5], ["x", {"status": "500"}, 2]]
-    assert [family[0] for family in snapshots.lasting(merged)] == ["x"]
+    assert [family[0] for family in totals(merged)] == ["x"]
 
 
-def test_one_snapshot_reads_as_what_it_was_taken_of() -> None:
+def test_exposition_has_what_was_collected() -> None:
     metrics = Metrics()
     metrics.requests_of(200).inc(3)
     metrics.hold_seconds.labels("settled").observe(2)
-    twice = snapshots.add_up([snapshots.take(metrics.registry)] * 2)
-    text = snapshots.exposition(twice)
+    twice = add_up([collect(metrics.registry)] * 2)
+    text = exposition(twice)
     assert 'genstatus_requests_total{status="200"} 6.0\n' in text
     assert 'genstatus_hold_seconds_bucket{le="+Inf",result="settled"} 2.0\n' in text
     assert "# TYPE genstatus_hold_seconds histogram\n" in text
     assert "# TYPE genstatus_requests_total counter\n" in text
 
 
-async def test_who_asks_an_end_that_goes_away_is_told_so() -> None:
+async def test_channel_raises_when_the_other_end_hangs_or_is_gone() -> None:
     ours, theirs = socket.socketpair()
     gone = asyncio.Event()
     async with open_channel(ours, gone.set) as channel:
         with pytest.raises(TimeoutError):
-            await channel.ask(0.01)
+            await channel.request(0.01)
         theirs.close()
         with pytest.raises(ConnectionError):
-            await channel.ask()
+            await channel.request()
         await gone.wait()
         with pytest.raises(ConnectionError):
-            await channel.ask()
+            await channel.request()
 
 
-async def test_both_ends_may_ask_at_once() -> None:
+async def test_channel_takes_requests_from_both_ends_at_once() -> None:
     ours, theirs = socket.socketpair()
     async with open_channel(ours) as parent, open_channel(theirs) as child:
 
@@ -226,10 +255,10 @@ async def test_both_ends_may_ask_at_once() -> None:
             return "all of: " + await child_says()
 
         async def child_says() -> str:
-            return await parent.ask()
+            return await parent.request()
 
         async def of_the_child() -> str:
             return "mine"
 
-        parent.answer, child.answer = through_the_parent, of_the_child
-        assert await child.ask() == "all of: mine"
+        parent.reply, child.reply = through_the_parent, of_the_child
+        assert await child.request() == "all of: mine"

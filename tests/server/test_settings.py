@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from genstatus_server.settings import OPTIONS, BadSettings, Option, Settings, load_settings
+from genstatus_server.settings import OPTIONS, BadSettings, Option, Settings, load_settings, unknown_variables
 
 # Three valid values of each option, as text, and what they become.
 VALUES: dict[str, dict[str, object]] = {
-    "address": {"0.0.0.0": "0.0.0.0", "::1": "::1", " localhost ": "localhost"},  # noqa: S104 - nobody listens
+    "address": {"0.0.0.0": "0.0.0.0", "::1": "::1", " unix:/run/a.sock, ::1 ": "unix:/run/a.sock,::1"},  # noqa: S104 - nobody listens
     "port": {"0": 0, "65535": 65535, " 80 ": 80},
     "mongodb_uri": {
         "mongodb://a/": "mongodb://a/",
@@ -44,7 +44,13 @@ VALUES: dict[str, dict[str, object]] = {
     "cors_origins": {
         "https://a.example": ("https://a.example",),
         "http://localhost:3000, https://b": ("http://localhost:3000", "https://b"),
-        "https://c,,": ("https://c",),
+        "HTTPS://A.Example.gov:443,http://b:80,https://c:,http://d:443,https://[0:0::1]:8443,,": (
+            "https://a.example.gov",
+            "http://b",
+            "https://c",
+            "http://d:443",
+            "https://[::1]:8443",
+        ),
     },
     "processes": {"0": 0, "256": 256, "2": 2},
     "data_dir": {"/a": "/a", "b": "b", " c d ": "c d"},
@@ -57,7 +63,7 @@ NO_SECONDS = ["-1", "x", "nan", "inf", "-inf", "1e9", "1,5", ""]
 
 #: What each option refuses, as text.
 BAD: dict[str, list[str]] = {
-    "address": ["", "  "],
+    "address": ["", "  ", "a,,b", "a b", "unix:", "unix:a", "unix:/" + "a" * 107, "http://a/b c"],
     "port": [*NOT_WHOLE, "65536", ""],
     "mongodb_uri": [
         "",
@@ -112,7 +118,11 @@ BAD: dict[str, list[str]] = {
     "drain_timeout": [*NO_SECONDS, "3601"],
     "idle_timeout": [*NO_SECONDS, "0", "86401"],
     "generated_at_format": ["", "US", "rfc"],
-    "cors_origins": ["*", "null", "a.example", "https://a/", "https://a,b", "ftp://a", "https://", "https://[a"],
+    "cors_origins": [
+        *("*", "null", "a.example", "https://a/", "https://a,b", "ftp://a", "https://", "https://[a", "https://a?"),
+        *("https://*.example.gov", "https://u:p@a", "http://a b", "https://bücher.example", "https://a:99999"),
+        *("https://a:x", "https://-a", "https://a..b", "https://1.2", "https://a#", "https://a\tb", "//a"),
+    ],
     "processes": [*NOT_WHOLE, "257"],
     "data_dir": ["", " "],
     "log_format": ["", "JSON", "text"],
@@ -146,6 +156,17 @@ BAD_IN_FILE: dict[str, list[str]] = {
     "data_dir": NO_TEXT,
     "log_format": NO_TEXT,
     "access_log": ["2", "1.5", "[]", "'yes'", "{a = 1}"],
+}
+
+KUBERNETES = {
+    "GENSTATUS_PORT": "tcp://10.0.0.1:8888",
+    "GENSTATUS_PORT_8888_TCP": "tcp://10.0.0.1:8888",
+    "GENSTATUS_PORT_8888_TCP_ADDR": "10.0.0.1",
+    "GENSTATUS_SERVICE_HOST": "10.0.0.1",
+    "GENSTATUS_SERVICE_PORT_HTTP": "8888",
+    "GENSTATUS_SERVER_PORT": "tcp://10.0.0.1:8888",
+    "GENSTATUS_SERVER_PORT_8888_TCP_PROTO": "tcp",
+    "GENSTATUS_SERVER_SERVICE_HOST": "10.0.0.1",
 }
 
 each_option = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -241,7 +262,7 @@ def test_all_bad_values_are_told_together(config: Config) -> None:
     path = config("url_ttl = 0\nurl_tll = 60\n")
     lines = refused({"port": "x", "wait_max": "0"}, {"GENSTATUS_MONGODB_URI": "x", "GENSTATUS_LOG_FORMAT": "x"}, path)
     assert lines == (
-        f"url_tll in {path}: there is no such option",
+        f"url_tll in {path}: there is no such option; did you mean url_ttl?",
         "--port: must be a whole number from 0 to 65535",
         "GENSTATUS_MONGODB_URI: must be a URL that begins with mongodb:// or mongodb+srv://",
         f"url_ttl in {path}: must be a whole number from 1 to 604800",
@@ -315,3 +336,20 @@ def test_the_help_is_a_sentence_with_its_unit(option: Option) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         load_settings({}, {}).port = 1  # type: ignore[misc]
+
+
+def test_unknown_variables_are_named_with_the_option_that_they_resemble() -> None:
+    given = {"GENSTATUS_MONGDB_URI": "x", "GENSTATUS_URL_TLL": "", "GENSTATUS_XYZ": "", "OTHER": "", "GENSTATUS": ""}
+    known = {"GENSTATUS_CONFIG": "a", "GENSTATUS_SESSION_TOKEN": "a", "GENSTATUS_URL_TTL": "1"}
+    assert unknown_variables(given | known | KUBERNETES) == {
+        "GENSTATUS_MONGDB_URI": "there is no such option; did you mean GENSTATUS_MONGODB_URI?",
+        "GENSTATUS_URL_TLL": "there is no such option; did you mean GENSTATUS_URL_TTL?",
+        "GENSTATUS_XYZ": "there is no such option",
+    }
+
+
+def test_port_of_a_kubernetes_service_is_explained() -> None:
+    (line,) = refused({}, KUBERNETES)
+    assert line.startswith("GENSTATUS_PORT: is the address of a Kubernetes Service called genstatus, not a port")
+    assert "enableServiceLinks: false" in line
+    assert load_settings({"port": "80"}, KUBERNETES).port == 80

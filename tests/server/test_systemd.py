@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genstatus_server.server.systemd import notify
+from genstatus_server.server.system import notify
 from genstatus_server.settings import load_settings
 from tests.support.processes import DEADLINE, credentials, flags_for, running_server
 from tests.support.services import S3

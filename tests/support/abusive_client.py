@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Connections that are opened at the same time: fewer than any backlog.
 AT_ONCE = 100
 #: Seconds between two of the attacks of one connection: what wears the server out, and not this machine.
-PAUSE = 2.0
+PAUSE = 10.0
 MEGABYTE = 1_000_000
 
 Reader = asyncio.StreamReader

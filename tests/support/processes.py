@@ -93,6 +93,7 @@ def running_server(
     *,
     command: str = "serve",
     prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[ServerProcess]:
     """The server with these flags and this environment beside the test's; killed at the end if it still runs.
 
@@ -107,6 +108,7 @@ def running_server(
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     try:
         yield ServerProcess(process, log_path)
