@@ -1,0 +1,175 @@
+"""What this project asks of the MongoDB driver, on a real MongoDB: batches of events, resuming, snapshot reads."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from genstatus_server.mongo import client
+from genstatus_server.mongo.client import Batch, ChangeStream, Connection
+from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE
+from tests.support.world import World
+
+EVENTS = 500
+
+
+@pytest.fixture(autouse=True)
+def short_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "HEARTBEAT_MS", 100)
+    monkeypatch.setattr(client, "SILENCE_MS", 60_000)
+
+
+@asynccontextmanager
+async def connected(uri: str, world: World, *, for_stream: bool = True) -> AsyncIterator[Connection]:
+    connection = Connection(uri, world.name, for_stream=for_stream)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def streaming(
+    connection: Connection, token: Mapping[str, Any] | None = None, after: int | None = None
+) -> AsyncIterator[ChangeStream]:
+    since = await connection.snapshot_time() if after is None else after
+    async with connection.open_change_stream(CHANGE_STREAM_PIPELINE, resume_token=token, after=since) as stream:
+        yield stream
+
+
+async def batch_with_events(stream: ChangeStream) -> Batch:
+    """The next one that has any."""
+    async with asyncio.timeout(60):
+        while not (batch := await stream.next_batch()).events:
+            pass
+    return batch
+
+
+async def insert(world: World, first: int = 1, count: int = EVENTS) -> None:
+    await world.jobs.insert_many([{"_id": number} for number in range(first, first + count)])
+
+
+def ids(batch: Batch) -> list[int]:
+    return [event["documentKey"]["_id"] for event in batch.events]
+
+
+async def test_stream_gives_all_events_of_one_answer_at_once(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
+        assert (await stream.next_batch()).has_caught_up
+        await insert(world)
+        turns = 0
+        found: list[int] = []
+        while len(found) < EVENTS:
+            found += ids(await batch_with_events(stream))
+            turns += 1
+        assert found == list(range(1, EVENTS + 1))
+        assert turns < 10  # One for each answer of MongoDB's, and not one for each event.
+
+
+async def test_stream_has_caught_up_only_where_an_answer_was_empty(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
+        await insert(world, count=1)
+        batch = await batch_with_events(stream)
+        asked = asyncio.get_running_loop().time()
+        assert not batch.has_caught_up
+        assert batch.asked_at <= asked
+        heartbeat = await stream.next_batch()
+        assert heartbeat.has_caught_up
+        assert not heartbeat.events
+        assert asked <= heartbeat.asked_at <= asyncio.get_running_loop().time()
+        assert heartbeat.answered >= batch.answered > 0
+
+
+async def kill_cursors(world: World) -> None:
+    """Have MongoDB forget the change streams on this database, as it does when it is restarted."""
+    admin = world.client["admin"]
+    operations = {"$currentOp": {"allUsers": True, "idleCursors": True}}
+    async for each in await admin.aggregate([operations, {"$match": {"ns": f"{world.name}.$cmd.aggregate"}}]):
+        if "cursor" in each:
+            await world.database.command({"killCursors": "$cmd.aggregate", "cursors": [each["cursor"]["cursorId"]]})
+
+
+async def test_stream_that_the_driver_resumes_has_not_caught_up(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
+        assert (await stream.next_batch()).has_caught_up
+        await kill_cursors(world)
+        await insert(world)
+        resumed = await stream.next_batch()
+        # Its first batch is empty although there is much to come: that must not count.
+        assert not resumed.has_caught_up
+        found = ids(resumed)
+        while len(found) < EVENTS:
+            batch = await stream.next_batch()
+            assert not batch.has_caught_up
+            found += ids(batch)
+        assert found == list(range(1, EVENTS + 1))
+        assert (await stream.next_batch()).has_caught_up
+
+
+async def test_stream_goes_on_behind_its_token(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection:
+        async with streaming(connection) as stream:
+            await insert(world, count=3)
+            found: list[int] = []
+            while len(found) < 3:
+                found += ids(await batch_with_events(stream))
+            token = stream.resume_token
+        await insert(world, first=10, count=2)
+        async with streaming(connection, token, after=0) as stream:
+            assert ids(await batch_with_events(stream))[0] == 10
+
+
+async def test_stream_ends_with_its_database_and_can_be_resumed(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection:
+        async with streaming(connection) as stream:
+            await world.client.drop_database(world.name)
+            kinds: list[str] = []
+            async with asyncio.timeout(60):
+                while stream.alive:
+                    kinds += [event["operationType"] for event in (await stream.next_batch()).events]
+            assert kinds[-2:] == ["dropDatabase", "invalidate"]
+            token = stream.resume_token
+        await insert(world, count=1)
+        async with streaming(connection, token, after=0) as stream:
+            assert ids(await batch_with_events(stream)) == [1]
+
+
+async def test_stream_begins_behind_the_time_of_a_snapshot(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection:
+        await insert(world, count=1)
+        reply = await connection.snapshot_read("jobs", [{"$match": {}}])
+        assert [each["_id"] for each in reply.documents] == [1]
+        await insert(world, first=2, count=1)
+        async with streaming(connection, after=reply.time) as stream:
+            assert ids(await batch_with_events(stream)) == [2]
+
+
+async def test_snapshot_read_says_where_something_was_left_over(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world, for_stream=False) as connection:
+        await world.jobs.insert_many([{"_id": number, "message": "x" * 9_000_000} for number in (1, 2)])
+        reply = await connection.snapshot_read("jobs", [{"$match": {}}])
+        assert (len(reply.documents), reply.is_complete) == (1, False)
+        reply = await connection.snapshot_read("jobs", [{"$match": {"_id": 1}}])
+        assert (len(reply.documents), reply.is_complete) == (1, True)
+
+
+async def test_connection_renews_at_most_once_a_second(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world, for_stream=False) as connection:
+        await connection.ping()
+        before = connection.database.client
+        connection.renew()
+        renewed = connection.database.client
+        connection.renew()
+        assert before is not renewed
+        assert connection.database.client is renewed
+        await before.admin.command("ping")  # A read that is under way may end.
+        await connection.ping()
+
+
+@pytest.mark.parametrize("limit", ["timeoutMS=300", "timeoutMS=50&socketTimeoutMS=50"])
+async def test_stream_has_its_own_limits_whatever_the_uri_says(mongodb_uri: str, world: World, limit: str) -> None:
+    async with connected(f"{mongodb_uri}&{limit}", world) as connection, streaming(connection) as stream:
+        for _ in range(5):
+            assert (await stream.next_batch()).has_caught_up
