@@ -172,6 +172,8 @@ class DocumentCache:
         entries, identifier = self._entries[key[0]], key[1]
         entry = entries.get(identifier)
         if entry is not None and entry.document == document:
+            if key[0] != JOBS:
+                entry.read_at = max(entry.read_at, read_at)  # So access is as new as the jobs that it was read with.
             return
         job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
         if read.is_behind(key, ("_id", job_id), read_at):

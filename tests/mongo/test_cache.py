@@ -269,6 +269,15 @@ async def test_rule_5_a_job_read_ahead_of_its_access_is_not_answered() -> None:
     assert cached.status() == "finished"
 
 
+async def test_rule_5_access_that_is_read_again_unchanged_is_as_new_as_its_job() -> None:
+    cached = Cached().put_all()
+    cached.cache.invalidate(JOB_KEY)
+    cached.put_all(seconds=20)
+    assert cached.status() == "waiting"
+    assert cached.apply(update(12, {"user_id": 99}, collection="submissions", of=1)) == []
+    assert cached.apply(update(21, {"user_id": 99}, collection="submissions", of=1)) == [SUBMISSION_KEY]
+
+
 @pytest.mark.parametrize("key", [SESSION_KEY, USER_KEY, SUBMISSION_KEY])
 async def test_rule_5_every_part_of_the_access_has_to_be_as_new(key: Key) -> None:
     cached = Cached().put_all(seconds=12)
