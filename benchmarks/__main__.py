@@ -35,16 +35,16 @@ _RESULTS: Final = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    asked = _arguments()
+    options = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and what was started ends, too
-    usual = [name for name in _GROUPS if asked.scale != QUICK.name or name not in _SLOW]
-    report = _run(_SCALES[asked.scale], asked.only or usual)
+    usual = [name for name in _GROUPS if options.scale != QUICK.name or name not in _SLOW]
+    report = _run(_SCALES[options.scale], options.only or usual)
     say(f"\n{report.about}\n\n{markdown(report.rows)}\n")
-    report.write(Path(asked.output))
-    say(f"written: {report.name}.json and {report.name}.svg in {asked.output}")
+    report.write(Path(options.output))
+    say(f"written: {report.name}.json and {report.name}.svg in {options.output}")
     if report.failed:
         sys.exit("\n".join(f"benchmarks: {name} FAILED and has no rows: {why}" for name, why in report.failed.items()))
-    if asked.publish:
+    if options.publish:
         report.publish()
 
 

@@ -112,10 +112,10 @@ def _server(bench: Bench, name: str, module: str, *arguments: str, path: str) ->
     command = python("-m", module, str(port), *arguments)
     with running(name, command, bench.folder, core=bench.cores.server, environment=_ENVIRONMENT) as program:
         program.wait_for("an answer", lambda: fetch(f"http://127.0.0.1:{port}{path}") or None)
-        yield Contender(program, port, _cannot_tell)
+        yield Contender(program, port, _unknown_count)
 
 
-def _cannot_tell() -> int:
+def _unknown_count() -> int:
     raise NotImplementedError
 
 

@@ -112,7 +112,7 @@ def hold_requests(job_ids: Sequence[int]) -> list[tuple[str, str]]:
     return [(hold_path(job_id), token(1000 + n // HOLDS_PER_SESSION)) for n, job_id in enumerate(job_ids)]
 
 
-def asked_at(place: str, path: str) -> str:
+def at_route(place: str, path: str) -> str:
     """The query of `path` at another place: the framework takes one apart before it calls any handler."""
     return f"{place}?{path.partition('?')[2]}"
 

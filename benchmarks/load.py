@@ -19,7 +19,7 @@ from benchmarks.database import NAME, token
 from benchmarks.programs import BenchmarkFailed
 
 _REPORT: Final = Path(__file__).parent / "clients" / "report.lua"
-_PATIENCE: Final = 120.0
+_TIMEOUT_SECONDS: Final = 120.0
 #: Seconds within which everything has to be held: then the first holds come to their end.
 _HOLD_SECONDS: Final = 45.0
 _OK: Final = 200
@@ -44,14 +44,14 @@ def poll(contender: Contender, path: str, seconds: int, *, connections: int) -> 
         raise BenchmarkFailed("wrk is not installed (Debian: apt-get install wrk)")
     options = ["--threads=1", f"--connections={connections}", f"--duration={seconds}s", f"--script={_REPORT}"]
     command = [program, *options, f"--header=X-Session-ID: {token(1000)}", contender.url + path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     lines = done.stdout.splitlines()
     if done.returncode or not lines or not lines[-1].startswith("{"):
         raise BenchmarkFailed(f"wrk failed: {done.stdout}{done.stderr}")
-    seen = json.loads(lines[-1])
-    if seen["failed"] or not seen["requests"]:
-        raise BenchmarkFailed(f"{contender.program.name}: {seen['failed']} of {seen['requests']} polls failed")
-    return Polled(seen["requests"], 1e6 * seen["requests"] / seen["duration"], seen["p99"] / 1000)
+    result = json.loads(lines[-1])
+    if result["failed"] or not result["requests"]:
+        raise BenchmarkFailed(f"{contender.program.name}: {result['failed']} of {result['requests']} polls failed")
+    return Polled(result["requests"], 1e6 * result["requests"] / result["duration"], result["p99"] / 1000)
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def wait_registered(contender: Contender, holds: Holds, count: int) -> float:
 
 def finish_jobs(bench: Bench, jobs: Sequence[int], rate: float) -> Mapping[int, float]:
     """Workers finish `jobs`, `rate` a second. When each write began. Raises BenchmarkFailed where they are too slow."""
-    asked = {"uri": bench.database.uri, "database": NAME, "jobs": list(jobs), "rate": rate}
+    params = {"uri": bench.database.uri, "database": NAME, "jobs": list(jobs), "rate": rate}
     command = [sys.executable, "-m", "benchmarks.clients.writer"]
     done = subprocess.run(
-        command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, timeout=_PATIENCE, check=False
+        command, input=json.dumps(params), stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_SECONDS, check=False
     )
     if done.returncode:
         raise BenchmarkFailed("the writer of finished jobs has failed: its output is above")

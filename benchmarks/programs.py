@@ -41,10 +41,10 @@ class Program:
     def last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
-    def wait_for(self, what: str, look: Callable[[], Found | None], *, pause: float = 0.01) -> Found:
-        """What `look` finds, once it does; it is asked again and again."""
+    def wait_for(self, what: str, check: Callable[[], Found | None], *, pause: float = 0.01) -> Found:
+        """The result of `check` once it has one; it is called again and again."""
         deadline = time.monotonic() + _START_SECONDS
-        while (found := look()) is None:
+        while (found := check()) is None:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 ended = (
                     f"ended with status {self.process.returncode}" if self.process.returncode is not None else "is late"

@@ -72,17 +72,17 @@ async def send_all(port: int, requests: list[bytes]) -> list[Held]:
 
 
 async def main() -> None:
-    asked = json.loads(sys.stdin.readline())
+    params = json.loads(sys.stdin.readline())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
     requests = [
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Session-ID: {token}\r\n\r\n".encode()
-        for path, token in asked["requests"]
+        for path, token in params["requests"]
     ]
     gc.freeze()
     gc.disable()  # A collection over all connections would be measured as the server's pause.
     began = time.monotonic()
-    held = await send_all(asked["port"], requests)
+    held = await send_all(params["port"], requests)
     print(json.dumps({"began": began, "sent": time.monotonic()}), flush=True)  # noqa: T201 - its purpose
     open_ones = set(held)
     while open_ones and not stop.is_set():

@@ -25,20 +25,20 @@ def finished(job_id: int) -> dict[str, Any]:
 
 
 async def main() -> None:
-    asked = json.loads(sys.stdin.read())
-    async with AsyncMongoClient[dict[str, Any]](asked["uri"], minPoolSize=_CONNECTIONS) as client:
-        jobs = client.get_database(asked["database"], write_concern=WriteConcern("majority"))["jobs"]
+    params = json.loads(sys.stdin.read())
+    async with AsyncMongoClient[dict[str, Any]](params["uri"], minPoolSize=_CONNECTIONS) as client:
+        jobs = client.get_database(params["database"], write_concern=WriteConcern("majority"))["jobs"]
         await asyncio.gather(*(client.admin.command("ping") for _ in range(_CONNECTIONS)))
         first = time.monotonic() + 0.2
         times = []
 
         async def finish(number: int, job_id: int) -> None:
-            await asyncio.sleep(first + number / asked["rate"] - time.monotonic())
+            await asyncio.sleep(first + number / params["rate"] - time.monotonic())
             begun = time.monotonic()
             await jobs.update_one({"_id": job_id}, {"$set": finished(job_id)})
             times.append((job_id, begun, time.monotonic()))
 
-        await asyncio.gather(*(finish(number, job_id) for number, job_id in enumerate(asked["jobs"])))
+        await asyncio.gather(*(finish(number, job_id) for number, job_id in enumerate(params["jobs"])))
     print(json.dumps(times), flush=True)  # noqa: T201 - its purpose
 
 

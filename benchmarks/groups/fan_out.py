@@ -7,7 +7,7 @@ from collections.abc import Callable
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import asked_at, hold_requests
+from benchmarks.database import at_route, hold_requests
 from benchmarks.groups.polls import answer_of, finished_job
 from benchmarks.load import Request, holding, wait_registered
 from benchmarks.machine import most_connections
@@ -23,26 +23,26 @@ def measure(bench: Bench) -> list[Row]:
     job = finished_job(bench)
     with contenders.genstatus(bench) as contender:
         body = answer_of(contender, job)
-    seen: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[float]] = defaultdict(list)
     for _ in bench.rounds(f"{count} holds on one job"):
         with contenders.genstatus(bench) as contender:
             _wake_all(bench, contender, _WARM_UP)
-            seen["ours"].append(_wake_all(bench, contender, count))
+            measured["ours"].append(_wake_all(bench, contender, count))
         with contenders.bare(bench, body) as contender:
             seconds, _ = _broadcast(contender, body, count)
-            seen["bare"].append(seconds)
+            measured["bare"].append(seconds)
         with contenders.nchan(bench) as contender:
             seconds, per_hold = _broadcast(contender, body, count)
-            seen["nchan"].append(seconds)
-            seen["nchan memory"].append(per_hold)
+            measured["nchan"].append(seconds)
+            measured["nchan memory"].append(per_hold)
     what = f"{count:,} holds on one job"
     return [
         Row(
             "fan-out",
             f"{what}, write to last answer",
             "s",
-            seen["ours"],
-            seen["bare"],
+            measured["ours"],
+            measured["bare"],
             "bare broadcast",
             Target("<=", 0.80),
         ),
@@ -50,11 +50,11 @@ def measure(bench: Bench) -> list[Row]:
             "fan-out",
             "the same of nchan, which only passes bytes on",
             "s",
-            seen["nchan"],
-            seen["bare"],
+            measured["nchan"],
+            measured["bare"],
             "bare broadcast",
         ),
-        Row("fan-out", "memory per hold of nchan", "kB", seen["nchan memory"]),
+        Row("fan-out", "memory per hold of nchan", "kB", measured["nchan memory"]),
     ]
 
 
@@ -69,7 +69,7 @@ def _broadcast(contender: Contender, body: bytes, count: int) -> tuple[float, fl
         fetch(f"{contender.url}/broadcast", method="POST", body=body)
 
     def requests(count: int) -> list[Request]:
-        return [(asked_at("/hold", asked), token) for asked, token in hold_requests([0] * count)]
+        return [(at_route("/hold", each), token) for each, token in hold_requests([0] * count)]
 
     _fan_out(contender, requests(_WARM_UP), publish, signed=False)
     return _fan_out(contender, requests(count), publish, signed=False)

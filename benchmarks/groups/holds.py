@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import asked_at, hold_requests, path
+from benchmarks.database import at_route, hold_requests, path
 from benchmarks.groups.polls import answer_of, finished_job
 from benchmarks.load import Request, holding, poll, wait_registered
 from benchmarks.machine import most_connections
@@ -24,36 +24,36 @@ def measure(bench: Bench) -> list[Row]:
     job = finished_job(bench)
     with contenders.genstatus(bench) as contender:
         body = answer_of(contender, job)
-    seen: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[float]] = defaultdict(list)
     for _ in bench.rounds(f"{count} holds"):
         with contenders.genstatus(bench) as contender:
             for name, value in _ours(bench, contender, requests, path(job)).items():
-                seen[name].append(value)
+                measured[name].append(value)
         with contenders.bare(bench, body) as contender:
-            poll(contender, asked_at("/", path(job)), bench.scale.poll_seconds, connections=_CONNECTIONS)
+            poll(contender, at_route("/", path(job)), bench.scale.poll_seconds, connections=_CONNECTIONS)
             before = memory(contender.pid)
-            with holding(contender, [(asked_at("/hold", asked), token) for asked, token in requests]) as holds:
-                seen["bare registered"].append(wait_registered(contender, holds, count))
-                seen["bare memory"].append((memory(contender.pid) - before) / count / 1000)
+            with holding(contender, [(at_route("/hold", each), token) for each, token in requests]) as holds:
+                measured["bare registered"].append(wait_registered(contender, holds, count))
+                measured["bare memory"].append((memory(contender.pid) - before) / count / 1000)
     holding_many = f"{count:,} holds"
     return [
         Row(
             "holds",
             f"memory per hold, {holding_many}",
             "kB",
-            seen["memory"],
-            seen["bare memory"],
+            measured["memory"],
+            measured["bare memory"],
             "bare",
             Target("<=", 1.10),
         ),
-        Row("holds", f"CPU, {holding_many}, idle", "%", seen["cpu"], target=Target("<=", 0.5)),
-        Row("holds", f"MongoDB operations, {holding_many}, idle", "/s", seen["operations"], target=Target("<=", 2)),
+        Row("holds", f"CPU, {holding_many}, idle", "%", measured["cpu"], target=Target("<=", 0.5)),
+        Row("holds", f"MongoDB operations, {holding_many}, idle", "/s", measured["operations"], target=Target("<=", 2)),
         Row(
             "holds",
             f"{holding_many} registered",
             "s",
-            seen["registered"],
-            seen["bare registered"],
+            measured["registered"],
+            measured["bare registered"],
             "bare",
             Target("<=", 1.5),
         ),
@@ -61,12 +61,12 @@ def measure(bench: Bench) -> list[Row]:
             "holds",
             f"p99 of polls beside {holding_many}",
             "ms",
-            seen["p99"],
-            seen["p99 alone"],
+            measured["p99"],
+            measured["p99 alone"],
             "without",
             Target("<=", 1.2, any_round=True),
         ),
-        Row("holds", "CPU to register a hold", "µs", seen["register cpu"]),
+        Row("holds", "CPU to register a hold", "µs", measured["register cpu"]),
     ]
 
 
@@ -97,6 +97,6 @@ def idle_costs(bench: Bench, contender: Contender) -> tuple[float, float]:
     cpu, operations, began = cpu_seconds(contender.pid), bench.database.operations(), time.monotonic()
     time.sleep(bench.scale.idle_seconds)
     seconds = time.monotonic() - began
-    # One of the operations is the question itself.
+    # One of the operations is the measuring one itself.
     done = bench.database.operations() - operations - 1
     return (cpu_seconds(contender.pid) - cpu) / seconds, done / seconds

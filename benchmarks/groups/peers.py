@@ -30,16 +30,16 @@ _MEASURED = {
 
 
 def measure(bench: Bench) -> list[Row]:
-    seen: dict[tuple[str, str], list[float]] = defaultdict(list)
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
     count = bench.scale.peer_holds + WARM_UP
     for _ in bench.rounds(f"peers, {count} holds"):
         for name, contender_of in _CONTENDERS.items():
             jobs = bench.database.add_jobs(count)
             with contender_of(bench) as contender:
                 for measured, value in _measure_one(bench, contender, jobs).items():
-                    seen[name, measured].append(value)
+                    values[name, measured].append(value)
     return [
-        Row("peers", f"{what}, {count} holds", unit, seen[_OURS, measured], seen[peer, measured], peer)
+        Row("peers", f"{what}, {count} holds", unit, values[_OURS, measured], values[peer, measured], peer)
         for measured, (what, unit) in _MEASURED.items()
         for peer in _CONTENDERS
         if peer != _OURS

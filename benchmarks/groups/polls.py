@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import asked_at, path, token
+from benchmarks.database import at_route, path, token
 from benchmarks.load import poll
 from benchmarks.procfs import cpu_seconds
 from benchmarks.programs import fetch
@@ -23,19 +23,19 @@ def measure(bench: Bench) -> list[Row]:
         each = {
             "shipped": (shipped, path(job)),
             "quiet": (stack.enter_context(contenders.genstatus(bench, "--access-log=false")), path(job)),
-            "bare": (stack.enter_context(contenders.bare(bench, body)), asked_at("/", path(job))),
+            "bare": (stack.enter_context(contenders.bare(bench, body)), at_route("/", path(job))),
             "plain": (stack.enter_context(contenders.tornado_motor(bench)), path(job)),
         }
-        for contender, question in each.values():
+        for contender, request_path in each.values():
             wait_still(bench)
-            poll(contender, question, 1, connections=_CONNECTIONS)  # to read and compile what there is
+            poll(contender, request_path, 1, connections=_CONNECTIONS)  # to read and compile what there is
         per_second: dict[str, list[float]] = {name: [] for name in each}
         finds, cpu = [], []
         for _ in bench.rounds("polls"):
-            for name, (contender, question) in each.items():
+            for name, (contender, request_path) in each.items():
                 wait_still(bench)
                 finds_before, cpu_before = bench.database.finds(), cpu_seconds(contender.pid)
-                polled = poll(contender, question, bench.scale.poll_seconds, connections=_CONNECTIONS)
+                polled = poll(contender, request_path, bench.scale.poll_seconds, connections=_CONNECTIONS)
                 per_second[name].append(polled.per_second)
                 if name == "shipped":
                     finds.append((bench.database.finds() - finds_before) / polled.requests)
@@ -51,7 +51,7 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def wait_still(bench: Bench) -> None:
-    """Come back when MongoDB is asked for nothing: wrk leaves with questions that are still being worked on."""
+    """Return when MongoDB gets no more reads: wrk leaves with requests that are still being worked on."""
     before, finds = -1, bench.database.finds()
     while finds != before:
         time.sleep(0.1)

@@ -24,11 +24,11 @@ def measure(bench: Bench) -> list[Row]:
     one: dict[str, list[float]] = defaultdict(list)
     two: dict[str, list[float]] = defaultdict(list)
     for _ in bench.rounds("processes"):
-        for count, seen in ((1, one), (2, two)):
+        for count, measured in ((1, one), (2, two)):
             cores = [bench.cores.server, bench.cores.load]
             with contenders.genstatus(bench, f"--processes={count}", core=cores) as contender:
                 for name, value in _measure_one(bench, contender, path(job)).items():
-                    seen[name].append(value)
+                    measured[name].append(value)
     return [
         Row("processes", name, unit, two[name], one[name], "1 process")
         for name, unit in (
@@ -45,13 +45,13 @@ def measure(bench: Bench) -> list[Row]:
 def _measure_one(bench: Bench, contender: Contender, polled: str) -> dict[str, float]:
     poll(contender, polled, 1, connections=_CONNECTIONS)
     cpu = cpu_seconds(contender.pid)
-    seen = poll(contender, polled, bench.scale.poll_seconds, connections=_CONNECTIONS)
+    measured = poll(contender, polled, bench.scale.poll_seconds, connections=_CONNECTIONS)
     cpu_of_polls = cpu_seconds(contender.pid) - cpu
     _, operations = idle_costs(bench, contender)
     cpu_of_change, mongod = _costs_of_changes(bench, contender)
     return {
-        "plain polls, 2 processes": seen.per_second,
-        "CPU per poll, 2 processes": 1e6 * cpu_of_polls / seen.requests,
+        "plain polls, 2 processes": measured.per_second,
+        "CPU per poll, 2 processes": 1e6 * cpu_of_polls / measured.requests,
         "memory, 2 processes": memory(contender.pid) / 1e6,
         "MongoDB operations, 2 processes, idle": operations,
         "CPU per change that nobody waits for, 2 processes": 1e6 * cpu_of_change,

@@ -12,7 +12,7 @@ from benchmarks.table import Row, Target
 
 
 def measure(bench: Bench) -> list[Row]:
-    seen: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[float]] = defaultdict(list)
     for _ in bench.rounds("start"):
         to_wall_clock = time.time() - time.monotonic()
         with contenders.genstatus(bench) as contender:
@@ -22,18 +22,18 @@ def measure(bench: Bench) -> list[Row]:
                 for each in contenders.records(contender.program.log)
             }
             started = contender.program.started
-        seen["ready"].append(ready - started)
-        seen["imports"].append(_seconds_to_import(bench, "genstatus_server.cli"))
-        seen["listening"].append(logged["listening"] - started)
-        seen["stream"].append(logged["change_stream_open"] - started)
+        measured["ready"].append(ready - started)
+        measured["imports"].append(_seconds_to_import(bench, "genstatus_server.cli"))
+        measured["listening"].append(logged["listening"] - started)
+        measured["stream"].append(logged["change_stream_open"] - started)
         with contenders.bare(bench, b"{}") as contender:
-            seen["bare"].append(time.monotonic() - contender.program.started)
+            measured["bare"].append(time.monotonic() - contender.program.started)
     return [
-        Row("start", "start to ready, MongoDB running", "s", seen["ready"], target=Target("<=", 1.5)),
-        Row("start", "Python and its imports, by themselves", "s", seen["imports"]),
-        Row("start", "until it listens (with the S3 client)", "s", seen["listening"]),
-        Row("start", "until the change stream stands", "s", seen["stream"]),
-        Row("start", "bare Tornado's start", "s", seen["bare"]),
+        Row("start", "start to ready, MongoDB running", "s", measured["ready"], target=Target("<=", 1.5)),
+        Row("start", "Python and its imports, by themselves", "s", measured["imports"]),
+        Row("start", "until it listens (with the S3 client)", "s", measured["listening"]),
+        Row("start", "until the change stream stands", "s", measured["stream"]),
+        Row("start", "bare Tornado's start", "s", measured["bare"]),
     ]
 
 

@@ -21,25 +21,25 @@ WARM_UP = 50
 
 def measure(bench: Bench) -> list[Row]:
     count, rate = bench.scale.wake_holds, bench.scale.wake_rate
-    seen: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[float]] = defaultdict(list)
     for _ in bench.rounds(f"{count} holds, {rate} finished a second"):
         jobs = bench.database.add_jobs(count + WARM_UP)
         with contenders.genstatus(bench) as contender:
             cpu = cpu_seconds(contender.pid)
             ours = wake(bench, contender, jobs, rate)
-            seen["cpu"].append(1e6 * (cpu_seconds(contender.pid) - cpu) / len(jobs))
+            measured["cpu"].append(1e6 * (cpu_seconds(contender.pid) - cpu) / len(jobs))
         raw = raw_stream(bench, bench.database.add_jobs(count + WARM_UP), rate)
         for name, latencies in (("ours", ours), ("raw", raw)):
-            seen[f"{name} p50"].append(p50(latencies))
-            seen[f"{name} p99"].append(p99(latencies))
+            measured[f"{name} p50"].append(p50(latencies))
+            measured[f"{name} p99"].append(p99(latencies))
     what = f"{count:,} holds, {rate} finished/s"
     return [
         Row(
             "wakes",
             f"write to answer, p50; {what}",
             "ms",
-            seen["ours p50"],
-            seen["raw p50"],
+            measured["ours p50"],
+            measured["raw p50"],
             "raw stream",
             Target("<=", 1.5),
         ),
@@ -47,12 +47,12 @@ def measure(bench: Bench) -> list[Row]:
             "wakes",
             f"write to answer, p99; {what}",
             "ms",
-            seen["ours p99"],
-            seen["raw p99"],
+            measured["ours p99"],
+            measured["raw p99"],
             "raw stream",
             Target("<=", 2.0, any_round=True),
         ),
-        Row("wakes", "CPU per hold and its wake", "µs", seen["cpu"]),
+        Row("wakes", "CPU per hold and its wake", "µs", measured["cpu"]),
     ]
 
 

@@ -64,10 +64,10 @@ def generation_from(body: Any) -> Generation | None:
     """The answer in a JSON body, None where it is none. Keys of a newer server are ignored."""
     if not isinstance(body, Mapping) or body.get("status") not in set(Status):
         return None
-    known = {name: body[name] for name in _TYPES if name in body}
-    if not all(isinstance(value, _TYPES[name]) for name, value in known.items()) or "file_type" not in known:
+    values = {name: body[name] for name in _TYPES if name in body}
+    if not all(isinstance(value, _TYPES[name]) for name, value in values.items()) or "file_type" not in values:
         return None
-    return Generation(status=Status(body["status"]), **known)
+    return Generation(status=Status(body["status"]), **values)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

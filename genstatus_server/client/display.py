@@ -18,7 +18,7 @@ from rich.progress import (
 
 from . import Generation, Phase, Status, Update
 
-_TOLD = {
+_STATUS_TEXTS = {
     Status.FINISHED: "finished",
     Status.FAILED: "failed",
     Status.INVALID: "invalid: nobody has asked for this file",
@@ -46,12 +46,12 @@ def doing(update: Update) -> str:
     """What the client is doing, in a few words; the same as long as nothing new has happened."""
     if update.phase is Phase.RECONNECTING:
         return f"{printable(update.error)}; asking again in {update.pause:.0f} s"
-    return "asking" if update.generation is None else _TOLD[update.generation.status]
+    return "asking" if update.generation is None else _STATUS_TEXTS[update.generation.status]
 
 
 def result(generation: Generation) -> str:
-    told = _TOLD[generation.status]
-    return f"{told}: {printable(generation.message)}" if generation.message else told
+    text = _STATUS_TEXTS[generation.status]
+    return f"{text}: {printable(generation.message)}" if generation.message else text
 
 
 def printable(text: str) -> str:

@@ -108,10 +108,10 @@ def wait(
     clock = timing.clock
     ends = inf if timeout is None else clock() + timeout
     newest, failures, last_error = None, 0, ""
-    while (asked := clock()) < ends:
-        seconds = 0.0 if ask_first else _hold_that_fits(hold, ends - asked)
+    while (sent := clock()) < ends:
+        seconds = 0.0 if ask_first else _hold_that_fits(hold, ends - sent)
         on_update(Update(Phase.ASKING, newest))
-        reply = yield Ask(seconds, min(seconds + GRACE, ends - asked))
+        reply = yield Ask(seconds, min(seconds + GRACE, ends - sent))
         try:
             newest, failures, last_error = read(reply), 0, ""
             if newest.is_settled:
@@ -124,7 +124,7 @@ def wait(
             failures, last_error = failures + 1, error.message
             pause = max(error.retry_after, timing.backoff(failures))
         ask_first = False
-        pause = min(max(pause, asked + SHORTEST_CYCLE - clock()), max(ends - clock(), 0))
+        pause = min(max(pause, sent + SHORTEST_CYCLE - clock()), max(ends - clock(), 0))
         on_update(Update(Phase.RECONNECTING if last_error else Phase.WAITING, newest, pause, last_error))
         yield Sleep(pause)
     raise WaitTimedOut(f"no result within {timeout} seconds{last_error and f' ({last_error})'}", newest)
@@ -141,11 +141,11 @@ def download(timing: Timing, generation: Generation | None = None, *, timeout: f
     while (left := ends - timing.clock()) > 0:
         floor = 0.0
         try:
-            known = generation or read((yield Ask(0.0, min(GRACE, left))))
-            reply = yield Fetch(_url_of(known), known.size, ends - timing.clock())
-            last_error = _error_of(reply, known.size)
+            finished = generation or read((yield Ask(0.0, min(GRACE, left))))
+            reply = yield Fetch(_url_of(finished), finished.size, ends - timing.clock())
+            last_error = _error_of(reply, finished.size)
             if not last_error:
-                return known
+                return finished
             if _is_refusal(reply):
                 renewals += 1
             else:
@@ -169,11 +169,11 @@ def read(reply: Reply) -> Generation:
     generation = generation_from(body) if reply.status == _OK else None
     if generation is not None:
         return generation
-    told: Mapping[str, Any] = body if isinstance(body, dict) and reply.status != _OK else {}
-    message = str(told.get("message") or f"unexpected answer (HTTP {reply.status})")
+    content: Mapping[str, Any] = body if isinstance(body, dict) and reply.status != _OK else {}
+    message = str(content.get("message") or f"unexpected answer (HTTP {reply.status})")
     if reply.status not in _GIVE_UP:
         raise ServerUnavailable(message, reply.status, retry_after(reply))
-    errors = told.get("errors")
+    errors = content.get("errors")
     request_id = reply.headers.get("x-request-id", "")
     raise GenerationRefused(reply.status, message, errors if isinstance(errors, dict) else {}, request_id)
 

@@ -32,7 +32,7 @@ _KEY: Final = f"{DEMO_SUBMISSION_ID}/{DEMO_FILE_TYPE}.csv"
 
 #: Seconds in each state. Together, 5.
 _WAITING, _RUNNING, _FINISHED = 1.0, 2.5, 1.5
-_AFTER_TROUBLE: Final = 1.0
+_PAUSE_AFTER_ERROR: Final = 1.0
 #: Milliseconds that a MongoDB operation may take, which is also the longest that the end of the worker is delayed.
 _MONGODB_TIMEOUT_MS: Final = 1000
 #: Seconds; the S3 is on the same machine.
@@ -80,7 +80,7 @@ def work(writer: JobsWriter, stop: Stop) -> None:
         except (PyMongoError, BotoCoreError, ClientError, LeaseLost) as error:
             # Its name only: the text may hold an address, or a key.
             sys.stderr.write(f"demo worker: {type(error).__name__}; trying again\n")
-            if stop.within(_AFTER_TROUBLE):
+            if stop.within(_PAUSE_AFTER_ERROR):
                 return
 
 

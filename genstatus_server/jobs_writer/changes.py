@@ -140,7 +140,7 @@ def finish(job_id: int, lease: Lease, size: int | None, file: File | None, *, se
 
 def fail(job_id: int, lease: Lease, status: str, message: str) -> Change:
     """`status` is `failed` or `invalid`. No file is left."""
-    return _held_change(job_id, lease, {"status": status, "message": message}, drop=("upload", "size"), settles=True)
+    return _held_change(job_id, lease, {"status": status, "message": message}, unset=("upload", "size"), settles=True)
 
 
 def release(job_id: int, lease: Lease) -> Change:
@@ -190,16 +190,16 @@ def _take(wanted: Document, lease: Lease) -> Change:
 
 
 def _held_change(
-    job_id: int, lease: Lease, fields: Document, *, drop: Sequence[str] = (), settles: bool = False
+    job_id: int, lease: Lease, fields: Document, *, unset: Sequence[str] = (), settles: bool = False
 ) -> Change:
     if not settles:
-        return Change(_held(job_id, lease), _update(fields, drop))
-    return Change(_held(job_id, lease), _update(fields | {"ended_by": lease.token}, (*drop, "lease")))
+        return Change(_held(job_id, lease), _update(fields, unset))
+    return Change(_held(job_id, lease), _update(fields | {"ended_by": lease.token}, (*unset, "lease")))
 
 
-def _update(fields: Document, drop: Sequence[str]) -> Document:
-    dropped = {"$unset": dict.fromkeys(drop, "")} if drop else {}
-    return {"$set": fields, "$currentDate": {"updated_at": True}, **dropped}
+def _update(fields: Document, unset: Sequence[str]) -> Document:
+    removal = {"$unset": dict.fromkeys(unset, "")} if unset else {}
+    return {"$set": fields, "$currentDate": {"updated_at": True}, **removal}
 
 
 def _held(job_id: int, lease: Lease) -> Document:

@@ -37,7 +37,7 @@ _POLL_SECONDS: Final = 0.2
 
 @dataclass(frozen=True)
 class Options:
-    """What each process is told."""
+    """The options of each process."""
 
     generate: str
     uri: str
@@ -70,9 +70,9 @@ def run(processes: int, file_types: Sequence[str], **options: Any) -> None:
     """
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - an entry of sys.path is text
     _log_to_stderr()
-    told = Options(file_types=tuple(file_types) or None, **options)
-    _function(told.generate)
-    _Supervisor(told, processes).run()
+    parsed = Options(file_types=tuple(file_types) or None, **options)
+    _function(parsed.generate)
+    _Supervisor(parsed, processes).run()
 
 
 class _Slot:

@@ -67,10 +67,10 @@ class Clients:
     """
 
     def __init__(self) -> None:
-        self._forget()
-        os.register_at_fork(after_in_child=self._forget)
+        self._start_empty()
+        os.register_at_fork(after_in_child=self._start_empty)
 
-    def _forget(self) -> None:
+    def _start_empty(self) -> None:
         self._lock = threading.Lock()  # Another thread may have held it at the fork.
         self._ready: WeakSet[Any] = WeakSet()
 

@@ -131,7 +131,7 @@ class _Transfer:
             self._send_parts(_popped(ahead, pieces))
         else:
             size, body = len(ahead[0]), _Body(ahead[0], self._stopped)
-            self._result(self._request("put_object", self._known("PutObject"), Body=body))
+            self._result(self._request("put_object", self._args_of("PutObject"), Body=body))
             self._count(size)
         return self._sent
 
@@ -197,7 +197,7 @@ class _Transfer:
 
     def _creation_args(self) -> dict[str, Any]:
         """The algorithm is named here too: S3 refuses parts whose checksum it was not told of."""
-        args, whole = self._known("CreateMultipartUpload"), self._whole_checksum()
+        args, whole = self._args_of("CreateMultipartUpload"), self._whole_checksum()
         if whole is not None:
             return args | {"ChecksumType": "FULL_OBJECT", "ChecksumAlgorithm": whole.removeprefix("Checksum")}
         if self._client.meta.config.request_checksum_calculation == "when_supported":
@@ -206,12 +206,12 @@ class _Transfer:
 
     def _upload_args(self, operation: str) -> dict[str, Any]:
         """Of the caller's arguments those that `operation` takes as well, and which upload it belongs to."""
-        args = self._known(operation) | {"UploadId": self._upload_id}
+        args = self._args_of(operation) | {"UploadId": self._upload_id}
         if operation == "UploadPart":
             args.pop(self._whole_checksum() or "", None)
         return args
 
-    def _known(self, operation: str) -> dict[str, Any]:
+    def _args_of(self, operation: str) -> dict[str, Any]:
         taken = members(self._client, operation)
         return {name: value for name, value in self._args.items() if name in taken}
 

@@ -72,21 +72,21 @@ class Idle:
         self._jobs, self._poll_seconds = jobs, poll_seconds
         self._longest = max(poll_seconds, min(_LONGEST_IDLE, lease_seconds / 2))
         self._watch: JobWatch | None = None
-        self._seen = 0
+        self._count_before = 0
         #: Set where MongoDB did not answer the last claim.
         self.is_away = False
 
     def before_claim(self) -> None:
         """A change that comes from now on ends the next wait."""
         self.is_away = False
-        self._seen = self._watch.count if self._watch is not None else 0
+        self._count_before = self._watch.count if self._watch is not None else 0
 
     def slices(self) -> Iterator[float]:
         """Seconds to sleep, again and again, until it is time to claim."""
         if self._watch is None:
             self._watch = JobWatch(self._jobs)
         began, share = time.monotonic(), jittered(1)
-        while self._watch.count == self._seen:
+        while self._watch.count == self._count_before:
             is_woken = self._watch.is_live and not self.is_away
             seconds = self._longest if is_woken else self._poll_seconds
             left = began + seconds * share - time.monotonic()

@@ -65,12 +65,12 @@ def user_from_document(document: Mapping[str, Any] | None) -> User | None:
     if document is None or user_id is None:
         return None
     affiliations = document.get("affiliations")
-    known = [each for each in affiliations if isinstance(each, Mapping)] if isinstance(affiliations, list) else []
+    valid = [each for each in affiliations if isinstance(each, Mapping)] if isinstance(affiliations, list) else []
     return User(
         user_id=user_id,
         website_admin=document.get("website_admin") is True,
-        cgac_codes=_codes(each.get("cgac_code") for each in known),
-        frec_codes=_codes(each.get("frec_code") for each in known),
+        cgac_codes=_codes(each.get("cgac_code") for each in valid),
+        frec_codes=_codes(each.get("frec_code") for each in valid),
     )
 
 

@@ -206,7 +206,7 @@ class DocumentCache:
         """Drop the document of `key`: whoever needs it reads it again."""
         entry = self._entries[key[0]].pop(key[1], None)
         if entry is not None:
-            self._forget_job(key, entry)
+            self._remove_job_key(key, entry)
 
     def clear(self) -> None:
         """Drop all: events may have been missed."""
@@ -285,12 +285,12 @@ class DocumentCache:
             self._holds.wake((before,))
         self._job_keys[job_id] = key
 
-    def _forget_job(self, key: Key, entry: _Entry) -> None:
+    def _remove_job_key(self, key: Key, entry: _Entry) -> None:
         if key[0] == JOBS and entry.document is not None:
             self._job_keys.pop(document_id(entry.document["_id"]), None)
 
     def _evicted(self, collection: str, identifier: Any, entry: _Entry) -> None:
-        self._forget_job((collection, identifier), entry)
+        self._remove_job_key((collection, identifier), entry)
         self._holds.wake(((collection, identifier),))
 
 

@@ -106,7 +106,7 @@ class ChangeStreamFollower:
         if self._resume_token is not None:
             self._token_attempts += 1
         await self._check_views()
-        asked_at = _now()
+        requested_at = _now()
         after = await self._connection.snapshot_time() if self._resume_token is None else 0
         stream = self._connection.open_change_stream(
             CHANGE_STREAM_PIPELINE, resume_token=self._resume_token, after=after
@@ -114,7 +114,7 @@ class ChangeStreamFollower:
         async with stream as opened:
             if self._resume_token is None:
                 # Nothing is awaited between the two: what is cached is dropped before it could be trusted again.
-                self._freshness.start(after, asked_at)
+                self._freshness.start(after, requested_at)
                 await self._documents.read_again(self._holds.keys(), restart=True)
             self._set_open()
             await self._apply_batches(opened)
@@ -138,7 +138,7 @@ class ChangeStreamFollower:
             concerned = None if keys is None or concerned is None else concerned.union(keys)
         newest = cluster_time(batch.events[-1]["clusterTime"]) if batch.events else None
         if newest is not None or batch.has_caught_up:
-            self._freshness.advance(newest, batch.asked_at, batch.answered)
+            self._freshness.advance(newest, batch.requested_at, batch.answered)
         if concerned is None or concerned:
             self._holds.wake(concerned)
         for event in batch.events:

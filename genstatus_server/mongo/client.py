@@ -73,12 +73,12 @@ class Reply(NamedTuple):
 class Batch(NamedTuple):
     """The events of one answer of the change stream, in order; none after a heartbeat.
 
-    `asked_at` is when the answer was asked for (the loop's time, in seconds), `answered` MongoDB's newest time when it
-    came. `has_caught_up`: there were no further events when it was asked for.
+    `requested_at` is the loop's time, in seconds, at which the answer was requested. `answered` is MongoDB's newest
+    time when it answered. With `has_caught_up` there were no further events at the time of the request.
     """
 
     events: Sequence[Event]
-    asked_at: float
+    requested_at: float
     answered: ClusterTime
     has_caught_up: bool
 
@@ -228,7 +228,7 @@ class _StreamMonitor(monitoring.CommandListener):
 
     def __init__(self) -> None:
         self.unread = 0
-        self.asked_at = 0.0
+        self.requested_at = 0.0
         self.answered: ClusterTime = 0
         self.is_more = False
         self._started_at = 0.0
@@ -245,7 +245,7 @@ class _StreamMonitor(monitoring.CommandListener):
         # Where the driver resumes by itself, the first batch is empty even where there is much to come.
         self.is_more = event.command_name == "getMore"
         self.unread = len(cursor["nextBatch"] if self.is_more else cursor["firstBatch"])
-        self.asked_at = self._started_at
+        self.requested_at = self._started_at
         self.answered = cluster_time(event.reply.get("operationTime", _NO_TIME))
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
@@ -260,4 +260,4 @@ def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor:
         events.append(event)
         monitor.unread -= 1
         event = stream.try_next() if monitor.unread > 0 else None
-    return Batch(events, monitor.asked_at, monitor.answered, has_caught_up=not events and monitor.is_more)
+    return Batch(events, monitor.requested_at, monitor.answered, has_caught_up=not events and monitor.is_more)

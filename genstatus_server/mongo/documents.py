@@ -74,25 +74,25 @@ class DocumentReader:
 
     async def _by_key(self, keys: Sequence[Key], reply: Reply) -> Found:
         found: Found = dict.fromkeys(keys, (None, reply.time))
-        strange: list[Document] = []
+        malformed: list[Document] = []
         for collection, document in split_reply(reply.documents):
             key = job_key(document) if collection == JOBS else (collection, document_id(document["_id"]))
             if key is None:
-                strange.append(document)
+                malformed.append(document)
             elif key[1] is None:  # A query finds it by a whole number, but no event of it can be told from another's.
                 log.warning("document_malformed", collection=collection, cause="its _id is no text or whole number")
             elif key in found or collection == USERS:
                 # Without the unique index, a key may have two jobs: the first stands.
                 found[key] = (document, reply.time) if found.get(key, (None,))[0] is None else found[key]
-        if strange:
-            await self._find_keys_of_strange(keys, found, strange)
+        if malformed:
+            await self._match_malformed(keys, found, malformed)
         return found
 
-    async def _find_keys_of_strange(self, keys: Sequence[Key], found: Found, strange: list[Document]) -> None:
+    async def _match_malformed(self, keys: Sequence[Key], found: Found, malformed: list[Document]) -> None:
         """Give jobs that do not name their key in a way that makes sense to the key by which a query finds them."""
         missing = [key for key in keys if key[0] == JOBS and found[key][0] is None]
         if len(keys) == 1 and missing:
-            found[missing[0]] = (strange[0], found[missing[0]][1])
+            found[missing[0]] = (malformed[0], found[missing[0]][1])
             return
         for key in missing:
             found |= await self.read([key])

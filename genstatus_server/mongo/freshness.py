@@ -27,10 +27,10 @@ class Freshness:
         """Whether every event that was committed until two seconds ago is known to have been applied."""
         return asyncio.get_running_loop().time() - self._caught_up_at < TRUSTED_SECONDS
 
-    def start(self, position: ClusterTime, asked_at: float) -> None:
-        """A new change stream begins behind `position`, which MongoDB named when it was asked at `asked_at`."""
+    def start(self, position: ClusterTime, requested_at: float) -> None:
+        """A new change stream begins behind `position`, as of an answer requested at `requested_at`."""
         self.position = position
-        self._caught_up_at = asked_at
+        self._caught_up_at = requested_at
         self._marks.clear()
 
     def stop(self) -> None:
@@ -38,14 +38,14 @@ class Freshness:
         self._caught_up_at = float("-inf")
         self._marks.clear()
 
-    def advance(self, newest_event: ClusterTime | None, asked_at: float, answered: ClusterTime) -> None:
-        """An answer of the change stream, asked for at `asked_at`, has been applied.
+    def advance(self, newest_event: ClusterTime | None, requested_at: float, answered: ClusterTime) -> None:
+        """An answer of the change stream, requested at `requested_at`, has been applied.
 
         `newest_event` is the time of its last event, None where it had none: then the stream had caught up when it was
         asked. `answered` is the newest cluster time when MongoDB answered.
         """
         if newest_event is None:
-            self._caught_up_at = asked_at
+            self._caught_up_at = requested_at
             if self._marks:
                 self.position = max(self.position, self._marks[-1][1])
             self._marks.clear()
@@ -55,6 +55,6 @@ class Freshness:
             while self._marks and self._marks[0][1] <= self.position:
                 self._caught_up_at = self._marks.popleft()[0]
         # A mark that is older than that can no longer make the cache current.
-        while self._marks and self._marks[0][0] < asked_at - TRUSTED_SECONDS:
+        while self._marks and self._marks[0][0] < requested_at - TRUSTED_SECONDS:
             self._marks.popleft()
-        self._marks.append((asked_at, answered))
+        self._marks.append((requested_at, answered))

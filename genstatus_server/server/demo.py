@@ -51,10 +51,10 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
         storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
         await asyncio.to_thread(_fill, settings, storage)
         await stack.enter_async_context(_sample_worker(settings, storage))
-        telling = asyncio.create_task(_tell_when_ready(url_of(sockets[0]), shutdown))
-        stack.callback(telling.cancel)
+        printing = asyncio.create_task(_print_when_ready(url_of(sockets[0]), shutdown))
+        stack.callback(printing.cancel)
         await run_app(settings, sockets, shutdown, s3_keys=s3_keys)
-        await telling  # Cancelled in the midst of a fetch, it would leave an error in the log.
+        await printing  # Cancelled in the midst of a fetch, it would leave an error in the log.
 
 
 def _fill(settings: Settings, storage: Storage) -> None:
@@ -90,7 +90,7 @@ async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[
         await process.wait()
 
 
-async def _tell_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
+async def _print_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
     while not (base_url.startswith("http:") and await _is_ready(base_url)):
         if shutdown.is_set():
             return

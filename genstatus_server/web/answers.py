@@ -105,8 +105,8 @@ def entity_tag(submission_id: int, file_types: Sequence[str], jobs: Sequence[Job
     It is a weak one (RFC 9110): the signature in a URL is new each time, and does not count; where the file is does.
     """
     places = [f"{job.bucket}/{job.key}" for job in jobs]
-    seen = encode_answer_about_several(submission_id, file_types, jobs, places)
-    return f'W/"{hashlib.sha256(seen).hexdigest()[:32]}"'
+    visible = encode_answer_about_several(submission_id, file_types, jobs, places)
+    return f'W/"{hashlib.sha256(visible).hexdigest()[:32]}"'
 
 
 def _values(job: Job, file_type: str, url: str | None, generated_at_format: str) -> dict[str, Any]:

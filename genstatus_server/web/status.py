@@ -37,11 +37,11 @@ class GenerationStatusesHandler(HeldHandler):
         return parse_params_of_several(query, prefer)
 
     def settles(self, params: StatusParams) -> IsSettled:
-        known = self._known_entity_tags()
+        cached = self._cached_entity_tags()
         if not params.any_file:
             return lambda jobs: all(job.is_settled for job in jobs)
-        if known:
-            return lambda jobs: known.isdisjoint(opaque_tags([self._entity_tag(params, jobs)]))
+        if cached:
+            return lambda jobs: cached.isdisjoint(opaque_tags([self._entity_tag(params, jobs)]))
         return _first_leaves_waiting()
 
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
@@ -50,7 +50,7 @@ class GenerationStatusesHandler(HeldHandler):
             params.submission_id, params.file_types, jobs, urls, self.services.settings.generated_at_format
         )
 
-    def _known_entity_tags(self) -> frozenset[str]:
+    def _cached_entity_tags(self) -> frozenset[str]:
         """Those in `If-None-Match`."""
         return opaque_tags(self.request.headers.get_list("If-None-Match"))
 

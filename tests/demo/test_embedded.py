@@ -20,7 +20,7 @@ import pytest
 from pymongo.uri_parser import parse_uri
 
 from genstatus_server.demo.embedded import EmbeddedServices, embedded_services, find_mongod, guard, process, s3
-from genstatus_server.demo.embedded.folder import choose_port, free_port, owned_folder, remember_port, remembered_port
+from genstatus_server.demo.embedded.folder import choose_port, free_port, owned_folder, save_port, saved_port
 from genstatus_server.demo.embedded.mongod import running_mongod
 from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.model.errors import StartupError
@@ -176,13 +176,13 @@ def test_port_taken_by_somebody_silent_after_a_kill_loses_nothing(tmp_path: Path
         wait_until(lambda: not processes_in(tmp_path))
     folder = tmp_path / "mongodb"
     for _ in range(2):
-        port = remembered_port(folder)
+        port = saved_port(folder)
         assert port is not None
         with silent_listener(port):
             started = time.monotonic()
             assert asyncio.run(count_in(folder)) == 500
             assert time.monotonic() - started < 25
-        assert remembered_port(folder) != port
+        assert saved_port(folder) != port
 
 
 def test_mongod_killed_with_9_finds_its_data(tmp_path: Path) -> None:
@@ -420,10 +420,10 @@ def test_the_port_of_last_time(tmp_path: Path) -> None:
         (tmp_path / "port").write_text(text)
         assert 0 < choose_port(tmp_path, None) < 65536
     port = free_port()
-    remember_port(tmp_path, port)
+    save_port(tmp_path, port)
     assert choose_port(tmp_path, None) == port
-    remember_port(tmp_path, None)
-    assert remembered_port(tmp_path) is None
+    save_port(tmp_path, None)
+    assert saved_port(tmp_path) is None
 
 
 @pytest.fixture

@@ -120,13 +120,13 @@ def test_no_url_is_dead_on_arrival_while_credentials_come_and_go(
             passed = time.monotonic() - began
             role.is_away = int(passed) % 8 >= 3  # For longer than any credentials live.
             role.life = LIFETIME - int(passed) % 4
-            asked_at, answer = time.time(), served.check(1 + len(left) % len(NUMBERS))
+            requested_at, answer = time.time(), served.check(1 + len(left) % len(NUMBERS))
             if is_refused(answer):
                 refused += 1
             else:
                 url = answer[2]["url"]
                 assert expires_at(url) <= credentials_end(url)
-                left.append(expires_at(url) - asked_at)
+                left.append(expires_at(url) - requested_at)
             return passed > WATCHED_SECONDS
 
         wait_until(asked_for_long, "asked for long enough", 2 * WATCHED_SECONDS)

@@ -164,11 +164,11 @@ class World:
     def tell_next_event(self) -> None:
         event = self.oplog.events[self.told]
         self.told, self.is_catching_up = self.told + 1, True
-        self.connection.stream.send(event, asked_at=self.loop.time(), answered=time_of(self.oplog.now))
+        self.connection.stream.send(event, requested_at=self.loop.time(), answered=time_of(self.oplog.now))
 
     def catch_up(self) -> None:
         self.is_catching_up = self.is_behind = False  # Once more would change nothing.
-        self.connection.stream.send(asked_at=self.loop.time(), answered=time_of(self.oplog.now))
+        self.connection.stream.send(requested_at=self.loop.time(), answered=time_of(self.oplog.now))
 
     def pass_time(self, seconds: float) -> None:
         self.is_catching_up = self.is_behind = True

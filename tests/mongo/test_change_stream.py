@@ -57,7 +57,7 @@ class Following:
 
     async def send(self, *events: Any, answered: int = 5) -> None:
         stream = self.connection.stream
-        stream.send(*events, asked_at=now(), answered=time_of(answered))
+        stream.send(*events, requested_at=now(), answered=time_of(answered))
         await until(lambda: stream.is_asked or self.connection.stream is not stream)
 
 
@@ -274,7 +274,7 @@ async def test_follower_notices_a_collection_that_becomes_a_view(monkeypatch: py
     async with following() as made:
         await made.asked()
         made.connection.views = ["users"]
-        made.connection.stream.send(asked_at=now(), answered=time_of(5))
+        made.connection.stream.send(requested_at=now(), answered=time_of(5))
         await until(lambda: made.follower.state is StreamState.DOWN)
 
 

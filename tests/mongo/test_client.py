@@ -74,11 +74,11 @@ async def test_stream_has_caught_up_only_where_an_answer_was_empty(mongodb_uri: 
         batch = await batch_with_events(stream)
         asked = asyncio.get_running_loop().time()
         assert not batch.has_caught_up
-        assert batch.asked_at <= asked
+        assert batch.requested_at <= asked
         heartbeat = await stream.next_batch()
         assert heartbeat.has_caught_up
         assert not heartbeat.events
-        assert asked <= heartbeat.asked_at <= asyncio.get_running_loop().time()
+        assert asked <= heartbeat.requested_at <= asyncio.get_running_loop().time()
         assert heartbeat.answered >= batch.answered > 0
 
 

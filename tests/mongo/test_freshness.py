@@ -36,7 +36,7 @@ def test_freshness_is_not_current_before_a_stream_is_open(clock: Clock) -> None:
 
 def test_freshness_lasts_two_seconds_from_when_the_stream_had_caught_up(clock: Clock) -> None:
     freshness = Freshness()
-    freshness.start(time_of(5), asked_at=100)
+    freshness.start(time_of(5), requested_at=100)
     assert current(clock, freshness, 100 + TRUSTED_SECONDS - 0.01)
     assert not current(clock, freshness, 100 + TRUSTED_SECONDS)
     assert freshness.position == time_of(5)
@@ -44,8 +44,8 @@ def test_freshness_lasts_two_seconds_from_when_the_stream_had_caught_up(clock: C
 
 def test_freshness_counts_from_the_question_and_not_from_the_answer(clock: Clock) -> None:
     freshness = Freshness()
-    freshness.start(time_of(5), asked_at=100)
-    freshness.advance(None, asked_at=101, answered=time_of(6))
+    freshness.start(time_of(5), requested_at=100)
+    freshness.advance(None, requested_at=101, answered=time_of(6))
     assert current(clock, freshness, 101 + TRUSTED_SECONDS - 0.01)
     assert not current(clock, freshness, 101 + TRUSTED_SECONDS)
 
@@ -53,9 +53,9 @@ def test_freshness_counts_from_the_question_and_not_from_the_answer(clock: Clock
 def test_freshness_is_not_prolonged_by_events_of_the_past(clock: Clock) -> None:
     """Heard lately is not caught up: there may be many more events to come."""
     freshness = Freshness()
-    freshness.start(time_of(5), asked_at=100)
+    freshness.start(time_of(5), requested_at=100)
     for second in range(101, 110):
-        freshness.advance(time_of(6), asked_at=second, answered=time_of(1000))
+        freshness.advance(time_of(6), requested_at=second, answered=time_of(1000))
     assert not current(clock, freshness, 103)
     assert freshness.position == time_of(6) - 1
 
@@ -63,38 +63,38 @@ def test_freshness_is_not_prolonged_by_events_of_the_past(clock: Clock) -> None:
 def test_freshness_is_prolonged_by_events_behind_an_earlier_answer(clock: Clock) -> None:
     """A stream that is never idle: it is as new as the question whose answer named a time that it has passed."""
     freshness = Freshness()
-    freshness.start(time_of(5), asked_at=100)
-    freshness.advance(time_of(6), asked_at=101, answered=time_of(7))
-    freshness.advance(time_of(7), asked_at=102, answered=time_of(9))
+    freshness.start(time_of(5), requested_at=100)
+    freshness.advance(time_of(6), requested_at=101, answered=time_of(7))
+    freshness.advance(time_of(7), requested_at=102, answered=time_of(9))
     assert not current(clock, freshness, 102.5)  # Another event of second 7 may come.
-    freshness.advance(time_of(8), asked_at=103, answered=time_of(9))
+    freshness.advance(time_of(8), requested_at=103, answered=time_of(9))
     assert current(clock, freshness, 102.9)
     assert not current(clock, freshness, 101 + TRUSTED_SECONDS)
 
 
 def test_freshness_position_of_an_idle_stream_is_that_of_the_last_answer(clock: Clock) -> None:
     freshness = Freshness()
-    freshness.start(time_of(5), asked_at=100)
-    freshness.advance(None, asked_at=101, answered=time_of(7))
+    freshness.start(time_of(5), requested_at=100)
+    freshness.advance(None, requested_at=101, answered=time_of(7))
     assert freshness.position == time_of(5)
-    freshness.advance(None, asked_at=102, answered=time_of(8))
+    freshness.advance(None, requested_at=102, answered=time_of(8))
     assert freshness.position == time_of(7)
 
 
 def test_freshness_position_never_goes_back(clock: Clock) -> None:
     freshness = Freshness()
-    freshness.start(time_of(9), asked_at=100)
-    freshness.advance(time_of(6), asked_at=101, answered=time_of(7))
-    freshness.advance(None, asked_at=102, answered=time_of(7))
+    freshness.start(time_of(9), requested_at=100)
+    freshness.advance(time_of(6), requested_at=101, answered=time_of(7))
+    freshness.advance(None, requested_at=102, answered=time_of(7))
     assert freshness.position == time_of(9)
 
 
 def test_freshness_ends_with_the_stream(clock: Clock) -> None:
     freshness = Freshness()
-    freshness.start(time_of(5), asked_at=100)
-    freshness.advance(None, asked_at=101, answered=time_of(7))
+    freshness.start(time_of(5), requested_at=100)
+    freshness.advance(None, requested_at=101, answered=time_of(7))
     freshness.stop()
     assert not current(clock, freshness, 101)
     assert freshness.position == time_of(5)
-    freshness.advance(time_of(9), asked_at=102, answered=time_of(9))
+    freshness.advance(time_of(9), requested_at=102, answered=time_of(9))
     assert not current(clock, freshness, 102)  # What was answered before the gap proves nothing.

@@ -180,9 +180,9 @@ async def test_a_url_is_used_again_for_at_most_half_of_its_life(server: Server, 
     deadline = time.monotonic() + 60
     while len(set(urls)) < 3:
         assert time.monotonic() < deadline, "it never changed"
-        asked_at = time.time()
+        requested_at = time.time()
         urls.append(body(await server.check())["url"])
-        assert signed_at(urls[-1]) + 2 - asked_at >= 1, "less than half of its life is left"
+        assert signed_at(urls[-1]) + 2 - requested_at >= 1, "less than half of its life is left"
     assert len(urls) > len(set(urls)), "none was used again"
 
 

@@ -30,10 +30,10 @@ def find_mongod() -> Path:
     """
     reason: str | None = None
     for mongod in _candidates():
-        trouble = _trouble_with(mongod)
-        if trouble is None:
+        error = _error_of(mongod)
+        if error is None:
             return mongod
-        reason = reason or trouble
+        reason = reason or error
     raise StartupError(reason or _nothing_found())
 
 
@@ -46,7 +46,7 @@ def _candidates() -> Iterator[Path]:
         yield Path(on_path).absolute()
 
 
-def _trouble_with(mongod: Path) -> str | None:
+def _error_of(mongod: Path) -> str | None:
     """Why `mongod` does not run here, as a line for the operator; None where it does."""
     try:
         if not mongod.stat().st_mode & 0o111:  # an installer may leave the run bit out

@@ -46,11 +46,11 @@ def choose_port(folder: Path, wanted: int | None) -> int:
     """The port to listen on: the `wanted` one, else the one of last time, else any that is free."""
     if wanted is not None:
         return wanted
-    last = remembered_port(folder)
+    last = saved_port(folder)
     return last if last is not None and _is_free(last) else free_port()
 
 
-def remembered_port(folder: Path) -> int | None:
+def saved_port(folder: Path) -> int | None:
     """The port of last time, None where there is none or where that start did not come to its end."""
     try:
         return int((folder / "port").read_text())
@@ -58,8 +58,8 @@ def remembered_port(folder: Path) -> int | None:
         return None
 
 
-def remember_port(folder: Path, port: int | None) -> None:
-    """Keep `port` for the next start, whole or not at all; None forgets it."""
+def save_port(folder: Path, port: int | None) -> None:
+    """Save `port` for the next start, whole or not at all. None deletes the saved one."""
     if port is None:
         (folder / "port").unlink(missing_ok=True)
         return

@@ -12,7 +12,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure
 
 from genstatus_server.demo.embedded.find_mongod import find_mongod
-from genstatus_server.demo.embedded.folder import choose_port, owned_folder, remember_port, remembered_port
+from genstatus_server.demo.embedded.folder import choose_port, owned_folder, save_port, saved_port
 from genstatus_server.demo.embedded.process import Program, enter_on_free_port, is_listening, last_line, running, until
 
 _NOT_YET_INITIALIZED: Final = 94
@@ -73,8 +73,8 @@ class _Mongod:
     @asynccontextmanager
     async def primary(self, port: int, replica_set: str) -> AsyncIterator[None]:
         """Run as the primary of a set of one on `port`, whatever port it had before."""
-        if (self.data / "WiredTiger").exists() and remembered_port(self.folder) != port:
-            remember_port(self.folder, None)  # forgotten until the move is through: a kill midway has it done again
+        if (self.data / "WiredTiger").exists() and saved_port(self.folder) != port:
+            save_port(self.folder, None)  # saved only after the move: a kill midway makes the next start repeat it
             await self._move(port)
 
         async def until_ready() -> None:
@@ -82,7 +82,7 @@ class _Mongod:
                 await _become_primary(client, port, replica_set)
 
         async with self._running(port, replica_set, until_ready):
-            remember_port(self.folder, port)
+            save_port(self.folder, port)
             yield
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Final
 
-from genstatus_server.demo.embedded.folder import choose_port, make_private_folder, owned_folder, remember_port
+from genstatus_server.demo.embedded.folder import choose_port, make_private_folder, owned_folder, save_port
 from genstatus_server.demo.embedded.process import Program, enter_on_free_port, running, until
 from genstatus_server.model.errors import StartupError
 
@@ -61,7 +61,7 @@ async def running_s3(folder: Path, *, access_key: str, secret_key: str, port: in
             return running(Program("The embedded S3", command, lock, env), lambda: until(lambda: _answers(port, mark)))
 
         actual = await enter_on_free_port(stack, on_port, choose_port(folder, port), fixed=port is not None)
-        remember_port(folder, actual)
+        save_port(folder, actual)
         yield f"http://127.0.0.1:{actual}"
 
 
