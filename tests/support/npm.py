@@ -10,6 +10,8 @@ from typing import Final
 from tests.support.requirements import require
 
 FOLDER: Final = Path(__file__).parents[1] / "e2e" / "npm"
+#: The oldest that vite runs on.
+_NODE: Final = (20, 19)
 _INSTALL_SECONDS: Final = 300
 _RUN_SECONDS: Final = 120
 _QUIET: Final = {"NO_UPDATE_NOTIFIER": "1", "REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
@@ -19,6 +21,8 @@ def installed() -> Path:
     """The folder `node_modules` with all of them; `npm ci` fills it once for each lock file."""
     npm = shutil.which("npm")
     require(npm, "npm installs what these tests run in Node (Debian: apt-get install npm)")
+    version = tuple(map(int, _run(["node", "--version"], FOLDER, _RUN_SECONDS).stdout.strip("v\n").split(".")))
+    require(version >= _NODE, f"Node {'.'.join(map(str, _NODE))} or newer runs these packages, and here is {version}")
     modules = FOLDER / "node_modules"
     wanted = (FOLDER / "package-lock.json").read_bytes()
     with (FOLDER / ".lock").open("w") as lock:
