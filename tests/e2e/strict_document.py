@@ -38,15 +38,19 @@ def strict_document() -> Object:
         schema["additionalProperties"] = False
     schemas["GenerationStatus"]["allOf"] = [_URL_RULE, _DAYS_RULE, _MESSAGE_RULE]
     schemas["InvalidRequest"]["properties"]["errors"]["propertyNames"] = {"enum": _PARAMETERS}
-    for parameter in document["paths"]["/v1/generation_statuses/"]["get"]["parameters"]:
-        if parameter["name"] == "file_type":
-            parameter["schema"]["uniqueItems"] = True
+    for method in ("get", "head"):
+        _name_each_file_once(document["paths"]["/v1/generation_statuses/"][method])
     for item in document["paths"].values():
         for operation in item.values():
             for response in operation["responses"].values():
                 for content in response.get("content", {}).values():
                     _say_one_message(content)
     return document
+
+
+def _name_each_file_once(operation: Object) -> None:
+    [file_type] = [each for each in operation["parameters"] if each.get("name") == "file_type"]
+    file_type["schema"]["uniqueItems"] = True
 
 
 def _say_one_message(content: Object) -> None:

@@ -30,8 +30,8 @@ STUMBLING_BLOCKS = ("if", "then", "else", "const", "allOf", "propertyNames")
 LARGE = {"submission_id", "job_id", "size"}
 METHODS = ("get", "head", "options")
 #: Cases that are made up for each operation at the most, and requests of one run at the least.
-EXAMPLES = 60
-LEAST_CASES = 600
+EXAMPLES = 40
+LEAST_CASES = 400
 
 
 def resolve(value: dict[str, Any]) -> dict[str, Any]:
@@ -163,14 +163,23 @@ async def keep_generating(world: World) -> None:
 
 
 async def run_schemathesis(base_url: str, folder: Path) -> tuple[int | None, str]:
-    """Its exit status, and what it says."""
+    """Its exit status, and what it says. HEAD is left out: it runs the handler of GET."""
     document = folder / "openapi.json"
     document.write_text(json.dumps(DOCUMENT))
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(FOLDER / "schemathesis.toml")),
         *("run", str(document), "--url", base_url, "--header", "X-Session-ID: owner", "--seed", "1"),
-        *("--max-examples", str(EXAMPLES), "--continue-on-failure", "--generation-database", "none", "--no-color"),
+        *(
+            "--max-examples",
+            str(EXAMPLES),
+            "--exclude-method",
+            "HEAD",
+            "--continue-on-failure",
+            "--generation-database",
+            "none",
+            "--no-color",
+        ),
         cwd=folder,
         env=unmeasured | {"SCHEMATHESIS_HOOKS": "tests.e2e.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
         stdin=asyncio.subprocess.DEVNULL,
