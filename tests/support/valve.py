@@ -1,4 +1,7 @@
-"""A TCP proxy that can fall silent: connections stay open and new ones are accepted, but nothing gets through."""
+"""A TCP proxy that can fall silent: connections stay open and new ones are accepted, but nothing gets through.
+
+It can also keep back answers for a while.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,6 +26,9 @@ class Valve:
         self.is_shut = False
         #: Whether those connections are silent on which a change stream was opened, or is being opened.
         self.is_shut_for_streams = False
+        #: Answers with these bytes in them are kept back, as long as this is set; `kept_back` counts them.
+        self.keeps_back: bytes | None = None
+        self.kept_back = 0
 
     @property
     def uri(self) -> str:
@@ -64,10 +70,17 @@ class Valve:
         while data := await reader.read(1 << 16):
             if STREAM_MARK in data:
                 streams.set()
+            await self._keep_back(data)
             if not (self.is_shut or (self.is_shut_for_streams and streams.is_set())):
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+    async def _keep_back(self, data: bytes) -> None:
+        if self.keeps_back is not None and self.keeps_back in data:
+            self.kept_back += 1
+            while self.keeps_back is not None:  # noqa: ASYNC110 - the test's thread sets it.
+                await asyncio.sleep(0.01)
 
 
 @contextmanager

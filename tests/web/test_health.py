@@ -63,6 +63,25 @@ async def test_a_server_that_serves_is_alive_and_ready(server: Server) -> None:
     assert await ready(server) == (HTTPStatus.OK, READY)
 
 
+async def test_a_collection_that_becomes_a_view_is_noticed_and_named(
+    server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genstatus_server.mongo.change_stream.VIEW_CHECK_SECONDS", 0.2)
+    await world.users.rename("users_stored")
+    await world.database.command("create", "users", viewOn="users_stored", pipeline=[])
+    await until_ready(server, HTTPStatus.SERVICE_UNAVAILABLE)
+    assert (await ready(server))[1]["views"] == ["users"]
+    await world.database.drop_collection("users")
+    await until_ready(server, HTTPStatus.OK)
+
+
+async def until_ready(server: Server, status: int) -> None:
+    """Wait until `/readyz` answers so."""
+    async with asyncio.timeout(DEADLINE):
+        while (await ready(server))[0] != status:  # noqa: ASYNC110 - another process would ask as often.
+            await asyncio.sleep(0.05)
+
+
 async def test_without_mongodb_it_is_alive_and_says_soon_that_it_is_not_ready(lost: Server) -> None:
     began = time.monotonic()
     assert (await lost.fetch("/livez")).code == HTTPStatus.OK
