@@ -28,7 +28,7 @@ READY = {"mongodb": "ok", "change_stream": "live", "signer": "ok"}
 SOON = 20.0
 
 
-async def ready(server: Server) -> tuple[int, dict[str, str]]:
+async def ready(server: Server) -> tuple[int, dict[str, object]]:
     response = await server.fetch("/readyz")
     return response.code, body(response)
 
