@@ -464,9 +464,15 @@ def test_guard_ends_the_program_when_the_lifeline_does(lifeline: tuple[int, int]
     assert guard.guard(["/bin/sleep", "60"], lifeline=lifeline[0]) == (128 + signal.SIGTERM, b"")
 
 
-def test_guard_kills_a_program_that_does_not_end(lifeline: tuple[int, int]) -> None:
-    threading.Timer(0.3, os.close, [lifeline[1]]).start()  # once the trap is set
-    program = sh("trap '' TERM; while :; do /bin/sleep 1; done")
+def test_guard_kills_a_program_that_does_not_end(lifeline: tuple[int, int], tmp_path: Path) -> None:
+    trapped = tmp_path / "trapped"
+
+    def close_lifeline() -> None:
+        wait_until(trapped.exists)
+        os.close(lifeline[1])
+
+    threading.Thread(target=close_lifeline).start()
+    program = sh(f"trap '' TERM; : > '{trapped}'; while :; do /bin/sleep 1; done")
     assert guard.guard(program, lifeline=lifeline[0], grace=0.1)[0] == 128 + signal.SIGKILL
 
 

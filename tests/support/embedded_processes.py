@@ -16,8 +16,6 @@ from tests.support.processes import DEADLINE
 _HOLDER = """
 import asyncio, json, signal, sys
 from pathlib import Path
-
-from tests.support.processes import DEADLINE
 from genstatus_server.demo.embedded import embedded_services
 
 async def hold():
