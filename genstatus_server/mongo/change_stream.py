@@ -15,8 +15,8 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.cache import Holds
-from genstatus_server.mongo.client import Batch, ChangeStream, Connection
-from genstatus_server.mongo.documents import UNAUTHORIZED, Documents
+from genstatus_server.mongo.client import Batch, ChangeStream, Connection, is_logged_out
+from genstatus_server.mongo.documents import Documents
 from genstatus_server.mongo.events import cluster_time
 from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE, FIELDS, Key
@@ -165,7 +165,7 @@ class ChangeStreamFollower:
     async def _recover(self, error: Exception | None) -> float:
         """After the end of a stream: log it, and read everything held all the same."""
         self._set_state(StreamState.DOWN)
-        if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+        if is_logged_out(error):
             self._connection.renew()
         elif error is not None and not isinstance(error, ConnectionFailure | ServiceUnavailable | ViewFound):
             self._resume_token = None  # Whatever it is about: behind the token it would happen again.

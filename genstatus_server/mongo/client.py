@@ -20,7 +20,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 from pymongo import ReadPreference, monitoring
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
 from genstatus_server.mongo.events import ClusterTime, Event, cluster_time
@@ -46,6 +46,8 @@ SILENCE_MS: Final = 3000
 _REPLACED_SECONDS: Final = 5.0
 #: Documents that come in one reply of MongoDB's; its own default is 101.
 _BATCH_SIZE: Final = 10_000
+#: What MongoDB says to a connection that is logged out, or whose user or role is gone, and to a login.
+_LOGGED_OUT: Final = frozenset({13, 18})
 #: What a MongoDB that is no replica set says to a snapshot read and to a change stream.
 _NO_REPLICA_SET: Final = frozenset({123, 40573, 20})
 _NO_TIME: Final = Timestamp(0, 0)
@@ -57,6 +59,14 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
     unicode_decode_error_handler="replace",
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
+
+
+def is_logged_out(error: Exception | None) -> bool:
+    """Whether MongoDB refuses the user of these connections. If that passes, it does so for new ones only."""
+    if isinstance(error, OperationFailure):
+        return error.code in _LOGGED_OUT
+    # The driver takes a server that has refused a login for one that is away, until its next heartbeat in up to 10 s.
+    return isinstance(error, ServerSelectionTimeoutError) and "Authentication failed" in str(error)
 
 
 class Reply(NamedTuple):

@@ -9,7 +9,7 @@ from pymongo.errors import AutoReconnect, InvalidOperation, OperationFailure, Py
 
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.cache import DocumentCache, Holds, Lookup
-from genstatus_server.mongo.client import READ_MS, Connection, Reply
+from genstatus_server.mongo.client import READ_MS, Connection, Reply, is_logged_out
 from genstatus_server.mongo.events import ClusterTime
 from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.loader import BatchLoader
@@ -32,7 +32,6 @@ from genstatus_server.telemetry.metrics import Metrics
 #: The document of each key, None where there is none, and the time that it is of.
 Found = dict[Key, tuple[Document | None, ClusterTime]]
 
-UNAUTHORIZED: Final = 13
 #: A snapshot that is not there yet or no more: right after an election, or after a collection was made.
 _NO_SNAPSHOT: Final = frozenset({239, 246})
 #: A reply that one document alone makes too large.
@@ -122,7 +121,7 @@ class DocumentReader:
             pause *= 2
 
     def _may_pass(self, error: Exception) -> bool:
-        if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+        if is_logged_out(error):
             self._connection.renew()
             return True
         if isinstance(error, OperationFailure) and error.code in _NO_SNAPSHOT:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
-from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
 
 from genstatus_server.hold.registry import HoldRegistry
 from genstatus_server.model.errors import ServiceUnavailable
@@ -184,6 +184,8 @@ async def test_follower_keeps_a_token_that_advances() -> None:
         (AutoReconnect("away"), True),
         (ServiceUnavailable(), True),
         (OperationFailure("not authorized", 13), True),
+        (OperationFailure("no such user", 18), True),
+        (ServerSelectionTimeoutError("127.0.0.1:1: Authentication failed., Timeout: 1.0s"), True),
         (OperationFailure("history lost", 286), False),
         (OperationFailure("too large", 10334), False),
         (RuntimeError("a defect"), False),
@@ -196,7 +198,8 @@ async def test_follower_keeps_its_token_only_where_it_can_help(error: Exception,
         made.connection.stream.fail(error)
         await made.asked(streams=2)
         assert made.connection.opened[1][0] == (TOKEN if is_kept else None)
-        assert made.connection.renewed == (1 if isinstance(error, OperationFailure) and error.code == 13 else 0)
+        is_logged_out = getattr(error, "code", 0) in {13, 18} or "Authentication" in str(error)
+        assert made.connection.renewed == is_logged_out
 
 
 async def test_follower_goes_on_behind_an_invalidate(records: list[Any]) -> None:
