@@ -11,9 +11,9 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from genstatus_server.hold.registry import Hold, HoldResult
 
-#: The largest part of a hold's length that is taken off it, so that holds begun together do not end together.
+#: Each hold is shortened by up to this part of its length, so that holds that began together do not end together.
 JITTER: Final = 1 / 16
-#: Seconds that the last check, at the end of a hold, may take, and the signature behind it.
+#: Seconds that the last check, at the end of a hold, and the signature after it may take.
 LAST_CHECK_SECONDS: Final = 0.15
 LAST_SIGNATURE_SECONDS: Final = 0.06
 
@@ -22,9 +22,9 @@ _LONGEST_PAUSE: Final = 4.0
 
 
 class Checked(Protocol):
-    """What a check has found. Nobody may be told after the loop's time `expires` without another check.
+    """The result of a check. After the loop's time `expires` it may not be answered without another check.
 
-    `is_confirmed` is False where a later check could not be made, and so its access may have ended.
+    `is_confirmed` is False where a later check failed, so that access may have ended in the meantime.
     """
 
     @property
@@ -50,7 +50,7 @@ class Outcome(NamedTuple, Generic[C]):
 
 
 class Checker(Protocol[C]):
-    """What is held for. Both are told the loop's time by which they have to be done."""
+    """Checks and signs for one request. Both `deadline`s are times of the loop."""
 
     async def check(self, deadline: float) -> C: ...
     async def sign(self, checked: C, deadline: float) -> Urls: ...
@@ -61,8 +61,8 @@ async def hold_until_settled(
 ) -> Outcome[C]:
     """Hold until a check finds something settled, until `deadline`, or until `hold` is ended.
 
-    The first check has to be done by `first_deadline`. Whatever the checker raises ends the hold, except `retry_on` out
-    of a later check: then the hold checks again by itself.
+    The first check ends by `first_deadline`. An exception of the checker ends the hold, except `retry_on` in a later
+    check: then the hold checks again after a pause.
     """
     loop, pause, retry_at = asyncio.get_running_loop(), _FIRST_PAUSE, math.inf
     checked = await checker.check(first_deadline)
@@ -72,7 +72,7 @@ async def hold_until_settled(
             return Outcome(checked, None, ended)
         if ended or (checked.is_settled and not hold.woken):
             urls = await checker.sign(checked, max(loop.time(), deadline) + LAST_SIGNATURE_SECONDS)
-            has_changed = hold.woken and checked.is_confirmed  # What was signed, or who may have it.
+            has_changed = hold.woken and checked.is_confirmed  # The signed file, or who may fetch it.
             if not has_changed or (ended and not checked.is_settled and not any(urls)):
                 return Outcome(checked, urls, ended if ended and not checked.is_settled else HoldResult.SETTLED)
         else:
@@ -85,11 +85,11 @@ async def hold_until_settled(
             pause, retry_at = _FIRST_PAUSE, math.inf
         except retry_on:
             checked = checked.unconfirmed()
-            # Nobody will say again what the last wake said.
+            # The wake is used up, so only this timer brings the next check.
             retry_at = loop.time() + random.uniform(0.5, 1) * pause
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def deadline_of(arrived: float, timeout: float) -> float:
-    """When a hold of `timeout` seconds ends that began at `arrived`: earlier by a random part, never later."""
+    """The end of a hold of `timeout` seconds that began at `arrived`, earlier by a random part, never later."""
     return arrived + timeout * (1 - random.uniform(0, JITTER))

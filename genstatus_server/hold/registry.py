@@ -14,23 +14,23 @@ K = TypeVar("K", bound=Hashable)
 
 
 class HoldResult(StrEnum):
-    """Why a request that asked to wait was answered."""
+    """Why a request with `wait` was answered."""
 
     SETTLED = "settled"
     DEADLINE = "deadline"
     DRAINING = "draining"
     SHED = "shed"
-    #: The caller may not (or no longer) know, or MongoDB could not be read at all.
+    #: The caller has no access (any more), or MongoDB could not be read.
     ERROR = "error"
-    #: The client went away; nobody is answered.
+    #: The client left; there is no answer.
     GONE = "gone"
 
 
 class Hold(Generic[K]):
     """One held request. Times are the loop's, in seconds.
 
-    `woken`: something has changed since this was last set to False. `woken_at` is the time of the last wake that was
-    not yet checked, None before the first. `ended` is why the hold has to end whatever there is to see.
+    `woken` is True when something has changed since it was last set to False. `woken_at` is the time of that change,
+    None before the first. `ended` is the reason why the hold has to end, None while it may go on.
     """
 
     __slots__ = ("_future", "ended", "held_since", "keys", "woken", "woken_at")
@@ -45,7 +45,7 @@ class Hold(Generic[K]):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a wake just now, with nothing to check."""
+        """Whether it waits for a wake at this moment."""
         return self._future is not None and not self._future.done()
 
     async def wait(self, until: float) -> None:
@@ -62,14 +62,14 @@ class Hold(Generic[K]):
             self._future = None
 
     def wake(self) -> None:
-        """Have it check again."""
+        """Let the hold check again."""
         if not self.woken:
             self.woken = True
             self.woken_at = asyncio.get_running_loop().time()
             self._resume()
 
     def end(self, reason: HoldResult) -> None:
-        """Have it end. The first reason stands."""
+        """End the hold. Only the first reason counts."""
         if self.ended is None:
             self.ended = reason
             self._resume()
@@ -92,7 +92,7 @@ class HoldRegistry(Generic[K]):
 
     @contextmanager
     def hold(self, keys: tuple[K, ...]) -> Iterator[Hold[K]]:
-        """A hold that is woken by any of `keys` during the block. Afterwards the registry is as it was before."""
+        """Register a hold that any of `keys` wakes, for the duration of the block."""
         hold = Hold(keys)
         if self._draining:
             hold.end(HoldResult.DRAINING)
@@ -121,15 +121,15 @@ class HoldRegistry(Generic[K]):
         return sum(hold.is_waiting for hold in self._holds)
 
     def keys(self) -> KeysView[K]:
-        """Every key that somebody waits for."""
+        """The keys of all holds."""
         return self._by_key.keys()
 
     def oldest(self) -> Hold[K] | None:
-        """The hold that has lasted longest."""
+        """The hold that was registered first."""
         return next(iter(self._holds), None)
 
     def wake(self, keys: Iterable[K] | None) -> None:
-        """Have every hold that waits for one of `keys` check again; None: every hold."""
+        """Wake the holds that wait for one of `keys`; None wakes all."""
         if keys is None:
             for hold in self._holds:
                 hold.wake()
@@ -139,7 +139,7 @@ class HoldRegistry(Generic[K]):
                 hold.wake()
 
     def drain(self) -> None:
-        """End every hold, and those still to come, with `HoldResult.DRAINING`."""
+        """End all present and future holds with `HoldResult.DRAINING`."""
         self._draining = True
         for hold in self._holds:
             hold.end(HoldResult.DRAINING)

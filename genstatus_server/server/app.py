@@ -41,10 +41,9 @@ from genstatus_server.web.status import GenerationStatusesHandler, GenerationSta
 
 #: Documents that are cached of each collection, at the least. Whatever is held must stay cached, up to four jobs each.
 _CACHED: Final = 10_000
-#: The garbage collector looks at what is new when so many objects more were made than freed; -1: what it finds in use
-#: counts as old from then on, and is not looked at once more; the old ones it looks at behind so many such looks.
-#: Python's own are 700 (2000 from 3.13 on), 10 and 10. Neither a request nor its end leaves a cycle, so there is next
-#: to nothing to find.
+#: Thresholds of the garbage collector. It checks new objects after 10,000 more allocations than deallocations. With -1,
+#: those still in use count as old at once. It checks the old objects after every 200 checks of new ones. Python's
+#: defaults are 700 (2000 from 3.13 on), 10 and 10. Requests leave no reference cycles, so it finds almost nothing.
 _GARBAGE_THRESHOLDS: Final = (10_000, -1, 200)
 
 

@@ -19,7 +19,7 @@ from genstatus_server.web.openapi.answers import Object, Routes, answer, error
 from genstatus_server.web.openapi.headers import HEADERS, PREFLIGHT
 
 _INFO: Final[Object] = {
-    "summary": "Tells when generated files are there, and where.",
+    "summary": "Returns the status of generated files, and presigned URLs to download them.",
     "description": "Answers at once, or holds a request until the file is generated (long polling).",
     "contact": {"name": "The genstatus_server authors"},
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
