@@ -121,6 +121,34 @@ def write_elsewhere(made: Scene, count: int, seconds: float) -> int:
     return written
 
 
+def test_stream_that_never_catches_up_behind_its_token_begins_anew(
+    set_of_one: ReplicaSet, valve: Valve, serve: Serve, figures: Figures
+) -> None:
+    """Each attempt behind the token ends at the socket's time limit, as where there is too much to scan."""
+    with scene(set_of_one.uri, "core") as made, serve(valve.uri, made.name) as served:
+        made.prepare(range(1, 21))
+        served.wait_ready()
+        with held(served, range(1, 21)) as holds:
+            valve.stream_mark = b"After"  # What a request to go on behind a token says, and no other.
+            valve.is_shut_for_streams = True
+            kill_cursors(made)
+            began = time.time()
+            wait_until(lambda: served.readyz()[0] == 503, "it is noticed")
+            wait_until(lambda: served.readyz()[0] == 200, "ready")
+            figures.within("from the end of the stream to being ready", time.time() - began, 20)
+            made.finish(range(1, 21))
+            assert counted(holds.results(), "status", "generation", "result") == {FINISHED: 20}
+        assert not served.server.records("change_stream_open")[-1]["resumed"]
+
+
+def kill_cursors(made: Scene) -> None:
+    """Have MongoDB forget the change streams on this database."""
+    operations = {"$currentOp": {"allUsers": True, "idleCursors": True}}
+    for each in made.client.admin.aggregate([operations, {"$match": {"ns": f"{made.name}.$cmd.aggregate"}}]):
+        if "cursor" in each:
+            made.database.command("killCursors", "$cmd.aggregate", cursors=[each["cursor"]["cursorId"]])
+
+
 def test_answers_are_never_older_than_two_seconds_behind_a_large_update(
     set_of_one: ReplicaSet, serve: Serve, figures: Figures
 ) -> None:

@@ -24,8 +24,10 @@ class Valve:
         self._transports: set[asyncio.StreamWriter] = set()
         #: Whether every connection is silent.
         self.is_shut = False
-        #: Whether those connections are silent on which a change stream was opened, or is being opened.
+        #: Whether those connections are silent on which a change stream was opened, or is being opened, which a request
+        #: with these bytes does.
         self.is_shut_for_streams = False
+        self.stream_mark = STREAM_MARK
         #: Answers with these bytes in them are kept back, as long as this is set; `kept_back` counts them.
         self.keeps_back: bytes | None = None
         self.kept_back = 0
@@ -68,7 +70,7 @@ class Valve:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: asyncio.Event) -> None:
         while data := await reader.read(1 << 16):
-            if STREAM_MARK in data:
+            if self.stream_mark in data:
                 streams.set()
             await self._keep_back(data)
             if not (self.is_shut or (self.is_shut_for_streams and streams.is_set())):
