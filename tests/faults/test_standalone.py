@@ -26,12 +26,12 @@ JOBS_READ = 'genstatus_mongodb_reads_total{collection="jobs"}'
 
 #: What of the suite makes no sense here, by its name, and why.
 LEFT_OUT: Final = {
-    "test_an_aborted_transaction_does_not_wake": TRANSACTIONS,
-    "test_a_job_that_is_replaced_by_one_of_another_id_ends_the_hold": TRANSACTIONS,
-    "test_holds_on_which_nothing_happens_read_nothing": "the held jobs are read every second",
+    "test_hold_is_not_woken_by_an_aborted_transaction": TRANSACTIONS,
+    "test_hold_ends_when_a_job_of_another_id_replaces_it": TRANSACTIONS,
+    "test_hold_reads_nothing_while_nothing_changes": "the held jobs are read every second",
     "test_a_change_that_tells_all_of_the_job_is_answered_without_a_read": "no change tells anything",
-    "test_all_who_wait_for_one_job_are_answered_after_a_few_reads": "it counts reads, and nothing is remembered",
-    "test_what_callers_cannot_notice_does_not_wake": "a re-read wakes only where the answer differs",
+    "test_holds_of_one_job_share_a_few_reads": "it counts reads, and nothing is cached",
+    "test_hold_is_not_woken_by_invisible_changes": "a re-read wakes only where the answer differs",
 }
 #: Parameters of a test that make no sense here.
 LEFT_OUT_WRITES: Final = {

@@ -114,7 +114,7 @@ async def by_upsert_after_delete(world: World) -> None:
         by_upsert_after_delete,
     ],
 )
-async def test_a_finished_job_ends_the_hold_however_it_is_written(server: Server, world: World, write: Write) -> None:
+async def test_hold_ends_however_the_finish_is_written(server: Server, world: World, write: Write) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -124,7 +124,7 @@ async def test_a_finished_job_ends_the_hold_however_it_is_written(server: Server
     assert found["url"].startswith("http")
 
 
-async def test_a_job_that_is_replaced_by_one_of_another_id_ends_the_hold(server: Server, world: World) -> None:
+async def test_hold_ends_when_a_job_of_another_id_replaces_it(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -135,7 +135,7 @@ async def test_a_job_that_is_replaced_by_one_of_another_id_ends_the_hold(server:
     assert (found["job_id"], found["status"]) == (101, "finished")
 
 
-async def test_a_job_whose_id_is_a_whole_double_ends_the_hold(server: Server, world: World) -> None:
+async def test_hold_ends_for_a_job_whose_id_is_double(server: Server, world: World) -> None:
     await world.jobs.insert_one({"_id": 100.0, "submission_id": 1.0, "file_type": "D1", "status": "waiting"})
     answer = held(server)
     await server.held()
@@ -156,9 +156,7 @@ async def test_a_job_whose_id_is_a_whole_double_ends_the_hold(server: Server, wo
         ({"size": "wrong"}, "failed"),
     ],
 )
-async def test_whatever_is_not_waiting_ends_the_hold(
-    server: Server, world: World, fields: Document, status: str
-) -> None:
+async def test_hold_ends_at_every_settled_status(server: Server, world: World, fields: Document, status: str) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -167,7 +165,7 @@ async def test_whatever_is_not_waiting_ends_the_hold(
     assert (found["job_id"], found["status"], found["url"]) == (100, status, "#")
 
 
-async def test_what_never_was_waiting_is_settled_at_once(server: Server, world: World) -> None:
+async def test_hold_answers_at_once_what_never_was_waiting(server: Server, world: World) -> None:
     assert (await settled(held(server)))["status"] == "invalid"
     await world.put_job(file_type="E", **FINISHED)
     assert (await settled(held(server, file_type="E")))["status"] == "finished"
@@ -183,7 +181,7 @@ async def test_what_never_was_waiting_is_settled_at_once(server: Server, world: 
         {"size": 5, "message": "Half way.", "updated_at": datetime(2026, 1, 1, tzinfo=UTC)},
     ],
 )
-async def test_what_is_still_waiting_does_not_end_the_hold(server: Server, world: World, fields: Document) -> None:
+async def test_hold_continues_while_the_status_is_waiting(server: Server, world: World, fields: Document) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -195,40 +193,40 @@ async def test_what_is_still_waiting_does_not_end_the_hold(server: Server, world
     assert (await settled(answer))["status"] == "finished"
 
 
-async def test_what_callers_cannot_notice_does_not_wake(server: Server, world: World) -> None:
+async def test_hold_is_not_woken_by_invisible_changes(server: Server, world: World) -> None:
     await world.put_job(progress={"rows": 1}, log=["begun"])
     answer = held(server)
     await server.held()
-    [waiter] = server.services.holds.of(("jobs", (1, "D1")))
+    [hold] = server.services.holds.of(("jobs", (1, "D1")))
     await world.jobs.update_one({"_id": 100}, {"$set": {"progress.rows": 2}, "$push": {"log": "half way"}})
     await world.jobs.update_one({"_id": 100}, {"$unset": {"progress": 1}, "$set": {"lease": {"owner": "a"}}})
     await world.jobs.update_one({"_id": 100}, [{"$set": {"log": []}}])
     await world.submissions.update_one({"_id": 1}, {"$set": {"title": "A submission"}})
     await seen_by(server, world)
-    assert waiter.woken_at is None
+    assert hold.woken_at is None
     await world.jobs.update_one({"_id": 100}, {"$set": {"upload.status": "running"}})
-    await until(lambda: waiter.woken_at is not None)
+    await until(lambda: hold.woken_at is not None)
     await world.jobs.update_one({"_id": 100}, {"$unset": {"status": 1}})
     assert (await settled(answer))["status"] == "failed"
 
 
-async def test_an_aborted_transaction_does_not_wake(server: Server, world: World) -> None:
+async def test_hold_is_not_woken_by_an_aborted_transaction(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
-    [waiter] = server.services.holds.of(("jobs", (1, "D1")))
+    [hold] = server.services.holds.of(("jobs", (1, "D1")))
     async with world.client.start_session() as session:
         await session.start_transaction()
         await world.jobs.update_one({"_id": 100}, {"$set": FINISHED}, session=session)
         await session.abort_transaction()
     await seen_by(server, world)
     assert not answer.done()
-    assert waiter.woken_at is None
+    assert hold.woken_at is None
     await world.finish()
     assert (await settled(answer))["status"] == "finished"
 
 
-async def test_what_happens_to_other_jobs_does_not_wake(server: Server, world: World) -> None:
+async def test_hold_is_not_woken_by_other_jobs(server: Server, world: World) -> None:
     await world.submissions.insert_one({"_id": 2, "user_id": 11})
     await world.put_job()
     await world.put_job(101, "D2")
@@ -236,16 +234,16 @@ async def test_what_happens_to_other_jobs_does_not_wake(server: Server, world: W
     answer = held(server)
     others = [held(server, file_type="D2"), held(server, submission_id=2)]
     await server.held(3)
-    [waiter] = server.services.holds.of(("jobs", (1, "D1")))
+    [hold] = server.services.holds.of(("jobs", (1, "D1")))
     await world.finish(101)
     await world.finish(102)
     assert [(await settled(other))["job_id"] for other in others] == [101, 102]
-    assert waiter.woken_at is None
+    assert hold.woken_at is None
     await world.finish()
     assert (await settled(answer))["job_id"] == 100
 
 
-async def test_a_finish_that_is_followed_by_a_new_generation_is_not_lost(server: Server, world: World) -> None:
+async def test_hold_survives_a_new_generation_right_after_a_finish(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -270,7 +268,7 @@ async def test_a_finish_that_is_followed_by_a_new_generation_is_not_lost(server:
         [{"$set": FINISHED | {"size": 5}}],
     ],
 )
-async def test_an_update_is_answered_without_a_read(server: Server, world: World, update: Any) -> None:
+async def test_hold_answers_an_update_without_a_read(server: Server, world: World, update: Any) -> None:
     await world.put_job(size=5, start=datetime(2026, 7, 1, tzinfo=UTC), upload={"status": "running"})
     answers = [held(server, token) for token in ("owner", "reader")]
     await server.held(2)
@@ -280,7 +278,7 @@ async def test_an_update_is_answered_without_a_read(server: Server, world: World
     assert reads(server) == before
 
 
-async def test_an_update_that_cannot_be_applied_for_certain_is_read(server: Server, world: World) -> None:
+async def test_hold_reads_after_an_update_that_cannot_be_applied(server: Server, world: World) -> None:
     await world.put_job(upload={"parts": [1, 2], "status": "running"})
     answer = held(server)
     await server.held()
@@ -291,7 +289,7 @@ async def test_an_update_that_cannot_be_applied_for_certain_is_read(server: Serv
     assert (await settled(answer))["status"] == "finished"
 
 
-async def test_all_who_wait_for_one_job_are_answered_after_a_few_reads(server: Server, world: World) -> None:
+async def test_holds_of_one_job_share_a_few_reads(server: Server, world: World) -> None:
     await world.put_job()
     answers = [held(server, token) for token in ("owner", "reader", "fabs", "admin") for _ in range(10)]
     await server.held(40)
@@ -306,7 +304,7 @@ async def test_all_who_wait_for_one_job_are_answered_after_a_few_reads(server: S
 # 2. The deadline
 
 
-async def test_the_deadline_is_a_waiting_answer_that_is_never_late(server: Server, world: World) -> None:
+async def test_hold_answers_waiting_at_its_deadline_and_never_late(server: Server, world: World) -> None:
     await world.put_job()
     await remember(server, world)
 
@@ -328,7 +326,7 @@ async def test_the_deadline_is_a_waiting_answer_that_is_never_late(server: Serve
     assert times[-1] - times[0] + machine.seconds > 1 / 100
 
 
-async def test_the_shortest_hold_ends_at_its_deadline(server: Server, world: World) -> None:
+async def test_hold_of_the_shortest_length_ends_at_its_deadline(server: Server, world: World) -> None:
     await world.put_job()
     await remember(server, world)
     response = await server.check(wait="true", timeout="0.001")
@@ -346,7 +344,7 @@ async def test_the_shortest_hold_ends_at_its_deadline(server: Server, world: Wor
         ({}, "wait=100", 0.5),
     ],
 )
-async def test_a_hold_has_the_length_in_force(
+async def test_hold_has_the_length_in_force(
     server: Server, world: World, query: dict[str, Any], prefer: str | None, seconds: float
 ) -> None:
     await world.put_job()
@@ -361,7 +359,7 @@ async def test_a_hold_has_the_length_in_force(
 
 
 @pytest.mark.parametrize("server_options", [{"wait_max": "0.1", "wait_default": "30"}])
-async def test_the_default_is_cut_to_the_maximum(server: Server, world: World) -> None:
+async def test_hold_default_is_limited_to_the_maximum(server: Server, world: World) -> None:
     await world.put_job()
     await remember(server, world)
     assert (await server.check(wait="true")).headers["X-Wait-Result"] == "deadline"
@@ -435,7 +433,7 @@ LOSSES: list[tuple[Write, tuple[int, Document]]] = [
 
 @pytest.mark.parametrize(("lose", "expected"), LOSSES)
 @pytest.mark.parametrize("then_finish", [False, True])
-async def test_who_loses_access_is_told_so_and_nothing_of_the_job(
+async def test_hold_answers_lost_access_without_the_job(
     server: Server, world: World, lose: Write, expected: tuple[int, Document], *, then_finish: bool
 ) -> None:
     await world.put_job()
@@ -454,7 +452,7 @@ async def test_who_loses_access_is_told_so_and_nothing_of_the_job(
     ("token", "user_id", "field"),
     [("admin", 14, "website_admin"), ("fabs", 13, "affiliations"), ("owner", 1, "user_id")],
 )
-async def test_every_ground_of_access_can_be_taken_away(
+async def test_hold_ends_when_any_ground_of_access_is_revoked(
     server: Server, world: World, token: str, user_id: int, field: str
 ) -> None:
     await world.put_job()
@@ -467,7 +465,7 @@ async def test_every_ground_of_access_can_be_taken_away(
     assert (response.code, body(response)) == FORBIDDEN
 
 
-async def test_a_session_that_expires_ends_the_hold_by_the_clock(server: Server, world: World) -> None:
+async def test_hold_ends_when_the_session_expires(server: Server, world: World) -> None:
     await world.put_job()
     await world.log_in("reader", 12, seconds=1)
     async with lateness() as machine:
@@ -478,7 +476,7 @@ async def test_a_session_that_expires_ends_the_hold_by_the_clock(server: Server,
     assert (response.code, body(response)) == LOGIN_REQUIRED
 
 
-async def test_a_session_that_is_deleted_by_its_ttl_index_ends_the_hold(server: Server, world: World) -> None:
+async def test_hold_ends_when_the_ttl_index_deletes_the_session(server: Server, world: World) -> None:
     await world.put_job()
     await world.log_in("reader", 12, seconds=1)
     await world.sessions.create_index("expires_at", expireAfterSeconds=0)
@@ -490,7 +488,7 @@ async def test_a_session_that_is_deleted_by_its_ttl_index_ends_the_hold(server: 
     assert (response.code, body(response)) == LOGIN_REQUIRED
 
 
-async def test_a_session_that_is_prolonged_in_time_is_held_on(server: Server, world: World) -> None:
+async def test_hold_continues_when_the_session_is_prolonged(server: Server, world: World) -> None:
     await world.put_job()
     await world.log_in("reader", 12, seconds=3)
     expires = datetime.now(UTC) + timedelta(seconds=3)
@@ -502,7 +500,7 @@ async def test_a_session_that_is_prolonged_in_time_is_held_on(server: Server, wo
     assert (await settled(answer))["status"] == "finished"
 
 
-async def test_access_that_is_kept_is_held_on(server: Server, world: World) -> None:
+async def test_hold_continues_while_access_is_kept(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server, "reader")
     await server.held()
@@ -538,7 +536,7 @@ async def give_the_job_to_another_submission(world: World) -> None:
 @pytest.mark.parametrize(
     "write", [delete_the_job, delete_all_jobs, drop_the_jobs, rename_the_jobs, give_the_job_to_another_submission]
 )
-async def test_a_job_that_is_gone_is_invalid(server: Server, world: World, write: Write) -> None:
+async def test_hold_answers_invalid_for_a_deleted_job(server: Server, world: World, write: Write) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -547,7 +545,7 @@ async def test_a_job_that_is_gone_is_invalid(server: Server, world: World, write
     assert (found["job_id"], found["status"], found["url"]) == (None, "invalid", "#")
 
 
-async def test_a_job_that_is_deleted_together_with_its_database_is_a_401(server: Server, world: World) -> None:
+async def test_hold_answers_401_when_the_database_is_dropped(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -558,7 +556,7 @@ async def test_a_job_that_is_deleted_together_with_its_database_is_a_401(server:
 # 5. The server drains
 
 
-async def test_a_drain_ends_every_hold_with_a_waiting_answer(server: Server, world: World) -> None:
+async def test_drain_answers_every_hold_with_waiting(server: Server, world: World) -> None:
     await world.put_job()
     answers = [held(server) for _ in range(20)]
     await server.held(20)
@@ -574,14 +572,14 @@ async def test_a_drain_ends_every_hold_with_a_waiting_answer(server: Server, wor
     assert len(pauses) > 1
 
 
-async def test_who_asks_to_wait_while_the_server_drains_is_not_held(server: Server, world: World) -> None:
+async def test_drain_holds_no_further_request(server: Server, world: World) -> None:
     await world.put_job()
     server.services.holds.drain()
     response = await server.check(wait="true")
     assert (body(response)["status"], response.headers["X-Wait-Result"]) == ("waiting", "draining")
 
 
-async def test_a_drain_still_gives_no_answer_to_who_lost_access(server: Server, world: World) -> None:
+async def test_drain_answers_lost_access_without_the_job(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server, "reader")
     await server.held()
@@ -608,7 +606,7 @@ async def raw_request(server: Server, token: str = "owner") -> AsyncIterator[asy
 
 
 @pytest.mark.parametrize("how", ["close", "abort", "write_eof"])
-async def test_a_client_that_goes_away_frees_its_hold_at_once(server: Server, world: World, how: str) -> None:
+async def test_hold_is_freed_when_its_client_leaves(server: Server, world: World, how: str) -> None:
     await world.put_job()
     async with raw_request(server) as writer:
         await server.held()
@@ -620,7 +618,7 @@ async def test_a_client_that_goes_away_frees_its_hold_at_once(server: Server, wo
     await until(lambda: not server.services.in_flight._count, seconds=0.5)
 
 
-async def test_a_client_that_goes_away_before_it_is_held_is_not_held(
+async def test_hold_does_not_begin_for_a_client_that_left(
     server: Server, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.put_job()
@@ -643,7 +641,7 @@ async def test_a_client_that_goes_away_before_it_is_held_is_not_held(
     assert not len(server.services.holds)
 
 
-async def test_only_the_hold_of_the_client_that_went_away_is_freed(server: Server, world: World) -> None:
+async def test_hold_continues_when_another_client_leaves(server: Server, world: World) -> None:
     await world.put_job()
     answer = held(server)
     await server.held()
@@ -658,7 +656,7 @@ async def test_only_the_hold_of_the_client_that_went_away_is_freed(server: Serve
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits": "2"}])
-async def test_more_than_max_waits_are_not_held(server: Server, world: World) -> None:
+async def test_shed_beyond_max_waits(server: Server, world: World) -> None:
     await world.put_job()
     await world.put_job(101, "E", **FINISHED)
     answers = [held(server, "owner"), held(server, "reader")]
@@ -680,7 +678,7 @@ async def test_more_than_max_waits_are_not_held(server: Server, world: World) ->
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits_per_session": "1"}])
-async def test_more_than_max_waits_of_one_session_are_not_held(server: Server, world: World) -> None:
+async def test_shed_beyond_max_waits_of_one_session(server: Server, world: World) -> None:
     await world.put_job()
     await world.log_in("second login", 11)
     answers = [held(server, "owner")]
@@ -693,7 +691,7 @@ async def test_more_than_max_waits_of_one_session_are_not_held(server: Server, w
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits": "1"}])
-async def test_a_hold_that_ended_makes_room(server: Server, world: World) -> None:
+async def test_shed_ends_when_a_hold_ends(server: Server, world: World) -> None:
     await world.put_job()
     async with raw_request(server):
         await server.held()
@@ -706,20 +704,18 @@ async def test_a_hold_that_ended_makes_room(server: Server, world: World) -> Non
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits": "0"}])
-async def test_a_server_that_holds_nothing_sheds(server: Server, world: World) -> None:
+async def test_shed_everything_where_max_waits_is_zero(server: Server, world: World) -> None:
     await world.put_job()
     assert (await server.check(wait="true")).headers["X-Wait-Result"] == "shed"
     assert (await server.check("stranger", wait="true")).code == HTTPStatus.FORBIDDEN
 
 
-async def test_a_job_that_is_finished_as_the_server_drains_ends_its_hold(server: Server, world: World) -> None:
+async def test_drain_answers_a_job_that_finishes_meanwhile(server: Server, world: World) -> None:
     await world.put_job()
     answers = [held(server) for _ in range(10)]
     await server.held(10)
     finishing = asyncio.ensure_future(world.finish())
-    await until(
-        lambda: any(waiter.woken for waiter in server.services.holds.of(("jobs", (1, "D1")))) or finishing.done()
-    )
+    await until(lambda: any(hold.woken for hold in server.services.holds.of(("jobs", (1, "D1")))) or finishing.done())
     server.services.draining = True
     server.services.holds.drain()
     for answer in answers:
@@ -729,7 +725,7 @@ async def test_a_job_that_is_finished_as_the_server_drains_ends_its_hold(server:
 
 
 @pytest.mark.parametrize("error", [KeyError("a defect"), AccessDenied()])
-async def test_a_hold_whose_wake_fails_is_released_and_answered(
+async def test_hold_is_released_and_answered_after_a_defect(
     server: Server, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     await world.put_job()
@@ -760,7 +756,7 @@ async def change_stream_batches(world: World) -> list[int]:
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits_per_session": "1000"}])
-async def test_holds_on_which_nothing_happens_read_nothing(server: Server, world: World) -> None:
+async def test_hold_reads_nothing_while_nothing_changes(server: Server, world: World) -> None:
     await world.put_job()
     answers = [held(server, token, timeout=50) for token in ("owner", "reader", "fabs", "admin") for _ in range(50)]
     await server.held(200)
@@ -780,7 +776,7 @@ async def test_holds_on_which_nothing_happens_read_nothing(server: Server, world
         assert (await settled(answer))["status"] == "finished"
 
 
-async def test_holds_leave_nothing_behind(server: Server, world: World) -> None:
+async def test_hold_leaves_nothing_behind(server: Server, world: World) -> None:
     await world.put_job()
     tasks = len(asyncio.all_tasks())
     answers = [held(server, token) for token in ("owner", "reader", "fabs", "admin")]
@@ -796,7 +792,7 @@ async def test_holds_leave_nothing_behind(server: Server, world: World) -> None:
     await until(lambda: not server.services.in_flight._count, what="no request is left")
 
 
-async def test_how_holds_ended_is_counted(server: Server, world: World) -> None:
+async def test_metrics_count_how_holds_ended(server: Server, world: World) -> None:
     await world.put_job()
     await server.check(wait="true", timeout="2")
     answer = held(server)

@@ -113,7 +113,7 @@ def test_who_may_not_view(person: User, submission: Submission) -> None:
         check_access(Documents(document=submission), person, 1)
 
 
-def test_what_does_not_exist_is_told_to_whoever_is_logged_in() -> None:
+def test_check_access_names_a_missing_submission_to_every_user() -> None:
     for person in (OWNER, STRANGER, user(admin=True)):
         with pytest.raises(NoSuchSubmission):
             check_access(Documents(document=None), person, 1)

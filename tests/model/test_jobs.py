@@ -324,7 +324,7 @@ UPDATES = st.fixed_dictionaries(
 
 
 @given(before=UPDATES, updated=UPDATES)
-def test_a_job_after_an_update_is_that_of_the_document_after_it(
+def test_job_after_update_equals_the_parsed_updated_document(
     before: dict[str, object], updated: dict[str, object]
 ) -> None:
     """Or it differs and the document is read: what must not be is that another is taken for it."""

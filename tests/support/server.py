@@ -73,8 +73,8 @@ class Server:
 
     async def held(self, count: int = 1) -> None:
         """Wait until this many requests have looked once and are waiting."""
-        waiters = self.services.holds
-        await until(lambda: waiters.waiting() == count, what=f"{count} held, but {waiters.waiting()}")
+        holds = self.services.holds
+        await until(lambda: holds.waiting() == count, what=f"{count} held, but {holds.waiting()}")
 
 
 async def seen_by(server: Server, world: World) -> None:

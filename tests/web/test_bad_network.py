@@ -142,7 +142,7 @@ async def test_an_answer_that_is_late_is_waited_for(
     assert network.requests == 1
 
 
-async def test_a_request_that_is_lost_is_given_up_after_the_hold_and_the_grace(
+async def test_client_cancels_a_lost_request_after_the_grace(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -173,7 +173,7 @@ async def test_holds_that_are_shorter_than_the_idle_limit_never_fail(
     assert min(after - before for before, after in itertools.pairwise(network.times)) >= 1 - machine.seconds
 
 
-async def test_holds_that_are_longer_than_the_idle_limit_come_to_an_end_all_the_same(
+async def test_client_ends_holds_longer_than_the_idle_limit(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()

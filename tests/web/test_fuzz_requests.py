@@ -206,7 +206,7 @@ async def test_http_1_0_is_answered_and_closed(server: Server) -> None:
     assert statuses(await check(server, sent)) == [200]
 
 
-async def test_a_query_of_many_kilobytes_is_understood(server: Server) -> None:
+async def test_parse_accepts_a_query_of_many_kilobytes(server: Server) -> None:
     for filler in (b"&x=" + b"y" * 30_000, b"&x" * 15_000, b"&x=%20" * 5000):
         answer = await check(server, request(USUAL + filler))
         assert statuses(answer) in ([200, 200], [400]), filler[:10]

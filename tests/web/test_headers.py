@@ -146,7 +146,7 @@ async def test_only_a_waiting_answer_says_when_to_ask_again(server: Server, worl
         assert int(response.headers["Retry-After"]) > 0
 
 
-async def test_only_who_asked_to_wait_is_told_why_the_wait_ended(server: Server) -> None:
+async def test_wait_result_is_sent_only_with_wait(server: Server) -> None:
     assert "X-Wait-Result" not in (await server.check()).headers
     assert "X-Wait-Result" not in (await server.check(wait="false")).headers
     assert (await server.check(wait="true")).headers["X-Wait-Result"] == "settled"

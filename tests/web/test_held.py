@@ -65,7 +65,7 @@ async def test_all_who_are_held_get_the_same_answer(server: Server, world: World
         each.close()
 
 
-async def test_the_date_is_that_of_the_answer_and_not_of_the_request(server: Server, world: World) -> None:
+async def test_date_header_is_of_the_answer_time(server: Server, world: World) -> None:
     await world.put_job()
     plain, own = await Held.send(server, STATUS), await Held.send(server, STATUS, "Prefer: wait=20")
     await server.held(2)

@@ -112,7 +112,7 @@ async def end_of(client: socket.socket) -> float:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"])
-async def test_a_connection_on_which_nothing_is_asked_is_closed_in_time(sent: bytes) -> None:
+async def test_listener_closes_an_idle_connection_in_time(sent: bytes) -> None:
     async with connections(0.3) as connect:
         began = asyncio.get_running_loop().time()
         assert await end_of(await connect(sent)) - began >= 0.3

@@ -47,7 +47,7 @@ async def test_many_holds_share_one_connection_over_http_2(server: Server, world
     assert "owner" not in nginx.log
 
 
-async def test_a_client_that_goes_away_is_gone_for_the_server_too(server: Server, world: World, nginx: Nginx) -> None:
+async def test_server_behind_nginx_notices_a_client_that_leaves(server: Server, world: World, nginx: Nginx) -> None:
     await world.put_job()
     async with browser(nginx) as client:
         asking = asyncio.create_task(client.get(QUERY + "&wait=true", headers=TOKEN))
@@ -85,7 +85,7 @@ def test_its_patience_is_longer_than_the_longest_hold() -> None:
 
 
 @pytest.mark.parametrize(("limit", "is_warned"), [("60", False), ("56", False), ("55.5", True), ("29", True)])
-def test_a_proxy_that_is_less_patient_than_the_longest_hold_is_warned_of(limit: str, *, is_warned: bool) -> None:
+def test_serve_warns_of_a_proxy_with_a_shorter_timeout(limit: str, *, is_warned: bool) -> None:
     with capture_logs() as records:
         warn_of_proxies(load_settings({"proxy_idle_timeout": limit}, {}))
         warn_of_proxies(load_settings({}, {}))  # Nothing is known of any.

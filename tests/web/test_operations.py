@@ -64,7 +64,7 @@ async def record_of(server: Server, **query: Any) -> dict[str, Any]:
     return found
 
 
-async def test_the_record_of_a_request_says_who_asked_what_and_what_became_of_it(server: Server, world: World) -> None:
+async def test_request_record_has_user_parameters_and_result(server: Server, world: World) -> None:
     await world.put_job()
     polled = await record_of(server, headers={"X-Request-ID": "mine"})
     assert polled["request_id"] == "mine"
@@ -79,7 +79,7 @@ async def test_the_record_of_a_request_says_who_asked_what_and_what_became_of_it
     assert set(held) - {"event", "log_level"} == first_cells(section("Logs"), "field") - {"cause"}
 
 
-async def test_the_status_in_a_record_is_a_number_and_not_its_name(server: Server) -> None:
+async def test_request_record_has_the_status_as_a_number(server: Server) -> None:
     with capture_logs() as records:
         for method, path in (("GET", "/nowhere"), ("OPTIONS", "/livez")):
             await server.fetch(path, method=method)
@@ -88,7 +88,7 @@ async def test_the_status_in_a_record_is_a_number_and_not_its_name(server: Serve
     assert [(type(status), status) for status in statuses] == [(int, 404), (int, 204)]
 
 
-async def test_a_hold_that_ends_with_an_error_or_without_a_client_says_so(server: Server, world: World) -> None:
+async def test_request_record_names_an_error_or_a_gone_client(server: Server, world: World) -> None:
     await world.put_job()
     with capture_logs() as records:
         asking = asyncio.create_task(server.check(wait="true"))

@@ -114,13 +114,13 @@ async def test_a_finished_job_with_a_finished_upload_has_a_url(server: Server, w
     assert "/1/D1.csv?" in answer["url"]
 
 
-async def test_the_message_of_a_failed_job_is_its_own_and_never_empty(server: Server, world: World) -> None:
+async def test_failed_job_has_its_own_message_or_a_default(server: Server, world: World) -> None:
     assert (await public(server, world, status="failed", message="No data."))["message"] == "No data."
     for message in ("", "  ", None):
         assert (await public(server, world, status="failed", message=message))["message"].strip()
 
 
-async def test_the_message_of_a_job_that_has_not_failed_is_empty(server: Server, world: World) -> None:
+async def test_message_is_empty_unless_the_job_failed(server: Server, world: World) -> None:
     assert (await public(server, world, status="running", message="Half way."))["message"] == ""
 
 
@@ -560,7 +560,7 @@ async def test_a_malformed_job_is_failed_and_warned_of(server: Server, world: Wo
         assert (warned[0]["submission_id"], warned[0]["file_type"]) == (answer["job_id"], "D1")
 
 
-async def test_a_request_that_waits_is_told_of_a_malformed_job_at_once(server: Server, world: World) -> None:
+async def test_wait_answers_a_malformed_job_at_once(server: Server, world: World) -> None:
     await world.put_job(status="bogus")
     response = await server.check(wait="true")
     assert (body(response)["status"], response.headers["X-Wait-Result"]) == ("failed", "settled")

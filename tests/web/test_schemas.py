@@ -157,7 +157,7 @@ def test_a_missing_submission_id_is_said_before_all_else(others: Mapping[str, li
     assert set(error.errors) >= {"submission_id"}
 
 
-def test_the_first_wrong_parameter_is_the_message_and_all_are_errors() -> None:
+def test_parse_names_the_first_error_and_lists_all() -> None:
     wrong = {"timeout": [b"0"], "wait": [b"x"], "file_type": [b"D1", b"D1"], "submission_id": [b"\xff"]}
     expected = {"submission_id": NO_UTF_8, "file_type": TWICE, "wait": NO_FLAG, "timeout": NO_SECONDS}
     while expected:
@@ -322,7 +322,7 @@ DIGITS = st.text("0123456789+-_.e ٣", max_size=25).map(str.encode)
 
 
 @given(st.sampled_from(PARAMETERS), st.lists(st.binary() | DIGITS, min_size=1, max_size=2))
-def test_any_bytes_are_understood_or_refused_by_name(name: str, values: list[bytes]) -> None:
+def test_parse_accepts_or_refuses_any_bytes_by_name(name: str, values: list[bytes]) -> None:
     params = outcome({**VALID, name: values})
     if isinstance(params, InvalidRequest):
         assert list(params.errors) == [name]
@@ -335,7 +335,7 @@ def test_any_bytes_are_understood_or_refused_by_name(name: str, values: list[byt
 
 
 @given(st.dictionaries(st.sampled_from([*PARAMETERS, "x"]), st.lists(st.binary() | DIGITS, min_size=1, max_size=2)))
-def test_any_query_is_understood_or_refused(query: dict[str, list[bytes]]) -> None:
+def test_parse_accepts_or_refuses_any_query(query: dict[str, list[bytes]]) -> None:
     params = outcome(query)
     if isinstance(params, InvalidRequest):
         assert params.errors.keys() <= set(PARAMETERS)

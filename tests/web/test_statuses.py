@@ -33,7 +33,7 @@ async def put_jobs(world: World, *file_types: str) -> None:
         await world.put_job(100 + number, file_type)
 
 
-async def test_each_file_is_as_its_own_route_has_it_in_the_order_asked(server: Server, world: World) -> None:
+async def test_statuses_match_the_single_route_in_request_order(server: Server, world: World) -> None:
     await put_jobs(world, "D1", "D2", "E")
     await world.finish(101, size=5)
     response = await ask(server, file_type="F,D2,E,D1")
@@ -47,7 +47,7 @@ async def test_each_file_is_as_its_own_route_has_it_in_the_order_asked(server: S
     assert "X-Wait-Result" not in response.headers
 
 
-async def test_one_file_may_be_asked_for_and_the_slash_left_out(server: Server) -> None:
+async def test_statuses_accept_one_file_and_no_slash(server: Server) -> None:
     response = await server.fetch(f"{STATUSES[:-1]}?submission_id=1&file_type=E", headers={"X-Session-ID": "owner"})
     assert files(response) == [("E", "invalid")]
     assert "Retry-After" not in response.headers
@@ -109,9 +109,9 @@ async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> No
     await put_jobs(world, "D1", "D2")
     answer = ask(server, wait="all")
     await server.held()
-    [waiter] = server.services.holds.of(("submissions", 1))
+    [hold] = server.services.holds.of(("submissions", 1))
     await world.finish(101)
-    await until(lambda: waiter.woken_at is not None)
+    await until(lambda: hold.woken_at is not None)
     await server.held()
     await world.finish(100)
     response = await answer
@@ -120,8 +120,8 @@ async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> No
     assert "Retry-After" not in response.headers
 
 
-def test_any_waits_for_what_was_waiting_when_it_was_last_seen() -> None:
-    """What was remembered as finished may turn out, read anew, to be generated once more."""
+def test_wait_any_ends_for_a_file_that_was_waiting() -> None:
+    """A job that was cached as finished may be generated once more."""
     waiting, finished = (job_from_document({"status": status}) for status in ("waiting", "failed"))
     is_settled = _first_leaves_waiting()
     assert is_settled([finished, finished])
