@@ -28,9 +28,9 @@ USAGE: Final = 2
 def wait(base_url: str, submission_id: int, file_type: str, path: Path | None, timeout: float | None) -> None:
     """Wait until a file is generated, then print its presigned URL, or with --download fetch it and print its path.
 
-    The session token is read from GENSTATUS_SESSION_TOKEN, or asked for.
+    The session token is read from GENSTATUS_SESSION_TOKEN, or prompted for.
 
-    Exit status: 0 finished, 1 failed, 2 usage, 3 invalid (nobody has asked for this file), 4 no access,
+    Exit status: 0 finished, 1 failed, 2 usage, 3 invalid (the file was never requested), 4 no access,
     124 timed out, 130 interrupted.
     """
     try:

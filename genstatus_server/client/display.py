@@ -21,7 +21,7 @@ from . import Generation, Phase, Status, Update
 _STATUS_TEXTS = {
     Status.FINISHED: "finished",
     Status.FAILED: "failed",
-    Status.INVALID: "invalid: nobody has asked for this file",
+    Status.INVALID: "invalid: the file was never requested",
     Status.WAITING: "waiting",
 }
 

@@ -12,7 +12,7 @@ class GenerationError(Exception):
 class GenerationRefused(GenerationError):
     """The server refused the request, with HTTP status 400, 401 or 403: asking the same again makes no sense.
 
-    `errors` says what is wrong with each parameter, where the server told.
+    `errors` has the messages for each invalid parameter.
     """
 
     def __init__(self, status: int, message: str, errors: Mapping[str, Sequence[str]], request_id: str) -> None:

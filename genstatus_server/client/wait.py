@@ -55,7 +55,7 @@ def run(base_url: str, session_token: str, wanted: Wanted) -> int:
     with open_display(str(wanted)) as display:
         try:
             if wanted.path is not None and not wanted.is_to_stdout:
-                PartFile(wanted.path).close()  # What cannot be written there is told before the wait.
+                PartFile(wanted.path).close()  # A path that cannot be written fails before the wait.
             with GenerationClient(base_url, session_token) as client:
                 generation = _wait_and_fetch(client, wanted, display)
         except (GenerationError, ValueError, OSError, KeyboardInterrupt) as error:

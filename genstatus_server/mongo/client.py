@@ -163,7 +163,7 @@ class Connection:
             self._close(client)
 
     async def ping(self) -> None:
-        """Ask MongoDB for a sign of life. Raises `PyMongoError`."""
+        """Check that MongoDB answers. Raises `PyMongoError`."""
         await self.database.command("ping")
 
     async def snapshot_read(self, collection: str, pipeline: Sequence[Mapping[str, Any]]) -> Reply:
@@ -230,7 +230,7 @@ class Connection:
 
 
 class _StreamMonitor(monitoring.CommandListener):
-    """Sees the answers of the change stream's server as they come: how many events, asked for when, as of when.
+    """Records each answer to the change stream: the number of events, when it was requested, and its time.
 
     The driver gives events out one by one. A turn of a thread for each of a thousand would take seconds, and it does
     not say which of them is the last one that has come.

@@ -114,7 +114,7 @@ class DocumentReader:
             else:
                 if reply.time >= not_before or not reply.time:
                     return reply
-                cause = ConnectionError("a primary that does not know what the change stream has told")
+                cause = ConnectionError("a primary that is behind the change stream")
             if not self._may_pass(cause) or loop.time() + pause > deadline:
                 raise ServiceUnavailable from cause
             await asyncio.sleep(pause)

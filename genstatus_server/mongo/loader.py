@@ -86,7 +86,7 @@ class BatchLoader(Generic[K]):
     async def _load(self, batch: _Batch[K]) -> None:
         try:
             _settle(batch, await self._read(tuple(batch.keys)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for it have to be told.
+        except Exception as error:  # noqa: BLE001 - every error goes to those who wait for the batch.
             _settle(batch, error)
         finally:
             _settle(batch, ConnectionAbortedError("the server stops"))  # Only where this task was cancelled.

@@ -19,8 +19,8 @@ _EXIT_SECONDS: Final = 0.5
 class LogWriter:
     """A text stream of log records on a file descriptor; each `write` is one record, and never blocks.
 
-    A record that finds no room or cannot be written is dropped and counted. Once writing works again, a record made by
-    `say_dropped` tells how many were dropped. `join` makes one text of some records; it is called in the thread.
+    A record that finds no room or cannot be written is dropped and counted. Once writing works again, one record
+    made by `say_dropped` says how many. `join` makes one text of some records; it is called in the thread.
     """
 
     def __init__(

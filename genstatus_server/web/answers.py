@@ -28,7 +28,7 @@ class GenerationStatusAnswer(Schema):
         metadata={"description": "Id of the generation job; null where no job exists.", "format": "int64"},
     )
     status = fields.Enum(GenerationStatus, by_value=True, metadata={"description": "Status of the generation."})
-    file_type = fields.String(validate=validate.OneOf(FILE_TYPES), metadata={"description": "As asked."})
+    file_type = fields.String(validate=validate.OneOf(FILE_TYPES), metadata={"description": "As requested."})
     url = fields.String(metadata={"description": 'Presigned S3 GET URL when `finished`, otherwise `"#"`.'})
     size = fields.Integer(
         allow_none=True,
@@ -54,9 +54,10 @@ class GenerationStatusAnswer(Schema):
 class GenerationStatusesAnswer(Schema):
     """The body of a 200 about several files."""
 
-    submission_id = fields.Integer(metadata={"description": "As asked."})
+    submission_id = fields.Integer(metadata={"description": "As requested."})
     files = fields.List(
-        fields.Nested(GenerationStatusAnswer), metadata={"description": "One for each file, in the order asked."}
+        fields.Nested(GenerationStatusAnswer),
+        metadata={"description": "One for each file, in the requested order."},
     )
 
 

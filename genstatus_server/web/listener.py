@@ -1,6 +1,6 @@
 """Takes connections off the sockets that are listened on: a few at a time, and never the last open files.
 
-Those on which nothing is asked are closed after a while.
+Idle connections are closed after a while.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ def _in_origin_form(start_line: RequestStartLine) -> RequestStartLine:
 class Listener(HTTPServerConnectionDelegate):
     """Serves `application` on the connections that come in on `sockets`, from now on.
 
-    One on which nothing is asked for `idle_timeout` seconds is closed, at most a quarter of that late.
+    One without a request for `idle_timeout` seconds is closed, at most a quarter of that late.
     """
 
     def __init__(

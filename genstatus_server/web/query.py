@@ -90,7 +90,7 @@ class GenerationStatusQuery(_Query):
         required=True,
         validate=validate.OneOf(FILE_TYPES, error=_WRONG_FILE_TYPE),
         error_messages=_MISSING_FILE_TYPE,
-        metadata={"description": "The file that is asked for.", "examples": ["D1"]},
+        metadata={"description": "The requested file.", "examples": ["D1"]},
     )
     wait = Flag(
         metadata={

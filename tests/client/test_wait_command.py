@@ -150,7 +150,7 @@ async def test_it_downloads_and_prints_the_path(server: Server, world: World, s3
     ("job", "status", "said"),
     [
         ({"status": "failed", "message": "Too\x1b[31m large"}, 1, "D1 of submission 1: failed: Too [31m large"),
-        ({"status": "ready"}, 3, "D1 of submission 1: invalid: nobody has asked for this file"),
+        ({"status": "ready"}, 3, "D1 of submission 1: invalid: the file was never requested"),
     ],
 )
 async def test_results_without_a_file(

@@ -785,8 +785,8 @@ async def test_hold_leaves_nothing_behind(server: Server, world: World) -> None:
     assert (await answers[1]).code == HTTPStatus.UNAUTHORIZED
     await world.finish()
     await asyncio.gather(*answers)
-    waiters = server.services.holds
-    assert (len(waiters), set(waiters.keys()), waiters.waiting()) == (0, set(), 0)
+    holds = server.services.holds
+    assert (len(holds), set(holds.keys()), holds.waiting()) == (0, set(), 0)
     assert sample(server, "genstatus_held_requests") == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks, what="no task is left")
     await until(lambda: not server.services.in_flight._count, what="no request is left")

@@ -49,12 +49,12 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
         5,
     ),
     "X-Wait-Result": (
-        "Why a request that asked to wait is answered. `deadline`: ask again at once; any other: after `Retry-After`.",
+        "Why a request with `wait` is answered. `deadline`: repeat it at once; any other: after `Retry-After`.",
         {"type": "string", "enum": [result.value for result in HoldResult if result is not HoldResult.GONE]},
         "settled",
     ),
     "Preference-Applied": (
-        "The hold's length in force, in seconds, where `Prefer` asked for a hold.",
+        "The hold's length in force, in seconds, where `Prefer` requested a hold.",
         {"type": "string", "pattern": r"^wait=[0-9.e+-]+$"},
         "wait=25",
     ),

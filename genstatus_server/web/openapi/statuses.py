@@ -9,7 +9,7 @@ from genstatus_server.web.query import GenerationStatusesQuery
 
 _REQUEST: Final[Object] = {
     "summary": "The status of several files of a submission, in one request and one hold.",
-    "description": "Each as the route for one file has it, in the order asked. The same without the trailing slash. "
+    "description": "Each as in the route for one file, in the requested order. The same without the trailing slash. "
     "`Prefer: wait=N` waits for all.",
     "security": [{"session_token": []}],
     "parameters": [
@@ -18,7 +18,7 @@ _REQUEST: Final[Object] = {
             "in": "query",
             "name": "file_type",
             "required": True,
-            "description": "The files that are asked for, each once, separated by commas; or repeated; or both.",
+            "description": "The requested files, each once, separated by commas; or repeated; or both.",
             "style": "form",
             "explode": False,
             "schema": {
