@@ -60,7 +60,7 @@ class Valve:
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pass(reader, node_writer, streams))
-                both.create_task(self._pass(node_reader, writer, streams))
+                both.create_task(self._pass(node_reader, writer, streams, are_answers=True))
         except* OSError:
             pass
         finally:
@@ -68,11 +68,19 @@ class Valve:
                 each.transport.abort()
                 self._transports.discard(each)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: asyncio.Event) -> None:
+    async def _pass(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        streams: asyncio.Event,
+        *,
+        are_answers: bool = False,
+    ) -> None:
         while data := await reader.read(1 << 16):
             if self.stream_mark in data:
                 streams.set()
-            await self._keep_back(data)
+            if are_answers and not streams.is_set():
+                await self._keep_back(data)
             if not (self.is_shut or (self.is_shut_for_streams and streams.is_set())):
                 writer.write(data)
                 await writer.drain()
