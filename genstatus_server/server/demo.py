@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import click
@@ -51,7 +53,9 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
         storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
         await asyncio.to_thread(_fill, settings, storage)
         await stack.enter_async_context(_sample_worker(settings, storage))
-        printing = asyncio.create_task(_print_when_ready(url_of(sockets[0]), shutdown))
+        worker_file = Path(os.path.abspath(settings.data_dir), "worker.env")
+        write_worker_file(worker_file, worker_environment(settings, storage))
+        printing = asyncio.create_task(_print_when_ready(url_of(sockets[0]), worker_file, shutdown))
         stack.callback(printing.cancel)
         await run_app(settings, sockets, shutdown, s3_keys=s3_keys)
         await printing  # Cancelled in the midst of a fetch, it would leave an error in the log.
@@ -64,21 +68,34 @@ def _fill(settings: Settings, storage: Storage) -> None:
     seed(uri, settings.mongodb_database, storage)
 
 
-@asynccontextmanager
-async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[None]:
-    """The worker, in a process of its own as a real one would be. It ends when its stdin does, so it needs no guard."""
+def worker_environment(settings: Settings, storage: Storage) -> dict[str, str]:
+    """The environment in which a worker works on the demo's MongoDB and S3."""
     environment = {
         "GENSTATUS_MONGODB_URI": settings.mongodb_uri,
         "GENSTATUS_MONGODB_DATABASE": settings.mongodb_database,
         "GENSTATUS_S3_BUCKET": storage.bucket,
         "GENSTATUS_S3_REGION": storage.region,
         "GENSTATUS_S3_ENDPOINT_URL": storage.endpoint_url,
+        "AWS_DEFAULT_REGION": storage.region,
+        "AWS_ENDPOINT_URL_S3": storage.endpoint_url,
         "AWS_ACCESS_KEY_ID": storage.access_key,
         "AWS_SECRET_ACCESS_KEY": storage.secret_key,
     }
+    return {name: value for name, value in environment.items() if value}
+
+
+def write_worker_file(path: Path, environment: Mapping[str, str]) -> None:
+    """Write `environment` for a shell to read; only its owner may, for it has the key of the demo's S3."""
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items()), "utf-8")
+
+
+@asynccontextmanager
+async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[None]:
+    """The worker, in a process of its own as a real one would be. It ends when its stdin does, so it needs no guard."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "genstatus_server.demo.worker"),
-        env=os.environ | {name: value for name, value in environment.items() if value},
+        env=os.environ | worker_environment(settings, storage),
         stdin=PIPE,
         start_new_session=True,  # Ctrl-C in the terminal is for the server, which then ends the worker.
     )
@@ -90,13 +107,20 @@ async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[
         await process.wait()
 
 
-async def _print_when_ready(base_url: str, shutdown: asyncio.Event) -> None:
+async def _print_when_ready(base_url: str, worker_file: Path, shutdown: Shutdown) -> None:
     while not (base_url.startswith("http:") and await _is_ready(base_url)):
         if shutdown.is_set():
             return
         await asyncio.sleep(_POLL_SECONDS)
     click.echo(f"\nReady at {base_url} - paste these into another terminal; Ctrl-C here stops everything.\n")
     click.echo(curl_lines(base_url))
+    click.echo(f"A worker of your own, on the same jobs:\n\n    {worker_line(worker_file)}\n")
+
+
+def worker_line(worker_file: Path) -> str:
+    """What to paste, in the folder of the sources, to run the example of a worker."""
+    python = shlex.quote(sys.executable)
+    return f"(set -a; . {shlex.quote(str(worker_file))}; exec {python} examples/worker.py)"
 
 
 async def _is_ready(base_url: str) -> bool:

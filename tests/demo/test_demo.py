@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pymongo
@@ -21,12 +22,15 @@ from genstatus_server.demo.storage import Storage
 from genstatus_server.jobs_writer import JobsWriter, s3_client
 from genstatus_server.model.jobs import GenerationStatus, job_from_document
 from genstatus_server.mongo.migration import initialize
+from genstatus_server.server.demo import worker_environment, worker_line, write_worker_file
+from genstatus_server.settings import Settings
 from tests.support.embedded_processes import wait_until
 from tests.support.services import S3
 
 Client = pymongo.MongoClient[dict[str, Any]]
 Jobs = pymongo.collection.Collection[dict[str, Any]]
 
+ROOT = Path(__file__).parents[2]
 #: Where a proxy is said to be, and nobody listens.
 NO_PROXY_THERE = "http://127.0.0.1:1"
 DEMO_JOB = {"submission_id": DEMO_SUBMISSION_ID, "file_type": DEMO_FILE_TYPE}
@@ -223,3 +227,23 @@ def test_the_download_takes_the_url_out_of_an_answer() -> None:
     for answer in ('{"status": "finished", "url": "http://s3/x?a=1&b=2", "size": 3}', '{"url":"http://s3/x?a=1&b=2"}'):
         result = subprocess.run(["/bin/sh", "-c", sed], input=answer.encode(), capture_output=True, check=True)
         assert result.stdout.strip() == b"http://s3/x?a=1&b=2"
+
+
+def test_worker_line_runs_a_worker_on_the_demo(
+    mongodb_uri: str, database_name: str, jobs: Jobs, storage: Storage, tmp_path: Path
+) -> None:
+    settings = Settings(mongodb_uri=mongodb_uri, mongodb_database=database_name)
+    file = tmp_path / "it's a folder.env"
+    write_worker_file(file, worker_environment(settings, storage))
+    assert file.stat().st_mode & 0o777 == 0o600
+    line = worker_line(file)
+    assert storage.secret_key
+    assert storage.secret_key not in line
+    JobsWriter(jobs.database, bucket=storage.bucket).request(77, "E")
+    command = ["bash", "-c", line]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as worker:
+        try:
+            wait_until(lambda: (jobs.find_one({"submission_id": 77}) or {}).get("status") == "finished")
+        finally:
+            os.killpg(worker.pid, signal.SIGKILL)
+    assert fetch(presigned(storage, jobs.find_one({"submission_id": 77})["upload"]["key"]))[0] == 200  # type: ignore[index]  # it is there.
