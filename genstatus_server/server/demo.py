@@ -53,8 +53,7 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
         storage = Storage(bucket, region, endpoint_url, access_key, secret_key)
         await asyncio.to_thread(_fill, settings, storage)
         await stack.enter_async_context(_sample_worker(settings, storage))
-        worker_file = Path(os.path.abspath(settings.data_dir), "worker.env")
-        write_worker_file(worker_file, worker_environment(settings, storage))
+        worker_file = await asyncio.to_thread(_write_worker_file, settings, storage)
         printing = asyncio.create_task(_print_when_ready(url_of(sockets[0]), worker_file, shutdown))
         stack.callback(printing.cancel)
         await run_app(settings, sockets, shutdown, s3_keys=s3_keys)
@@ -82,6 +81,12 @@ def worker_environment(settings: Settings, storage: Storage) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": storage.secret_key,
     }
     return {name: value for name, value in environment.items() if value}
+
+
+def _write_worker_file(settings: Settings, storage: Storage) -> Path:
+    path = Path(settings.data_dir, "worker.env").absolute()
+    write_worker_file(path, worker_environment(settings, storage))
+    return path
 
 
 def write_worker_file(path: Path, environment: Mapping[str, str]) -> None:

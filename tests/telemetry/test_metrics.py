@@ -105,6 +105,7 @@ def names() -> set[str]:
     metrics.requests_of(200).inc()
     metrics.hold_seconds.labels("settled").observe(1)
     metrics.mongodb_reads.labels("jobs").inc()
+    metrics.malformed_requests.labels("no_host").inc()
     return {sample.name for family in metrics.registry.collect() for sample in family.samples}
 
 

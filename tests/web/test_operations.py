@@ -40,8 +40,8 @@ def actions() -> Iterator[str]:
 
 
 def test_every_action_is_documented_and_no_other() -> None:
-    # The record of a request is chosen by its status, so it is no call by name.
-    assert set(actions()) == first_cells(section("Logs"), "action")
+    # The record of a request is chosen by its status, so it is no call by name. What was dropped, the log says itself.
+    assert {*actions(), "log_records_dropped"} == first_cells(section("Logs"), "action")
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
@@ -66,7 +66,9 @@ async def record_of(server: Server, **query: Any) -> dict[str, Any]:
 
 async def test_request_record_has_user_parameters_and_result(server: Server, world: World) -> None:
     await world.put_job()
-    polled = await record_of(server, headers={"X-Request-ID": "mine"})
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    polled = await record_of(server, headers={"X-Request-ID": "mine", "traceparent": trace})
+    assert polled["traceparent"] == trace
     assert polled["request_id"] == "mine"
     assert polled["user_id"] == USERS["owner"]["_id"]
     assert (polled["submission_id"], polled["file_type"], polled["status"]) == (1, "D1", 200)
@@ -76,7 +78,7 @@ async def test_request_record_has_user_parameters_and_result(server: Server, wor
     held = await record_of(server, wait="true", timeout=0.2)
     assert (held["wait_result"], held["generation_status"]) == ("deadline", "waiting")
     assert 0 < held["held_ms"] <= held["duration_ms"]
-    assert set(held) - {"event", "log_level"} == first_cells(section("Logs"), "field") - {"cause"}
+    assert set(held) - {"event", "log_level"} == first_cells(section("Logs"), "field") - {"cause", "traceparent"}
 
 
 async def test_request_record_has_the_status_as_a_number(server: Server) -> None:
