@@ -12,6 +12,7 @@ from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.s3 import credential_process
 from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
 from tests.support.processes import DEADLINE, running_server, wait_until
+from tests.support.server import until
 
 BY_SOURCE_PROFILE = """
 role_arn = arn:aws:iam::123456789012:role/reports
@@ -64,8 +65,10 @@ async def test_credential_process_that_hangs_is_ended_and_called_a_time_out(
     runner = f"{sys.executable} -P {credential_process.__file__} 5"
     monkeypatch.setattr("genstatus_server.s3.credentials._PROCESS_RUNNER", runner)
     credentials = RefreshingCredentials(aws_chain("us-west-2"), needed=30)
-    with structlog.testing.capture_logs() as records, pytest.raises(ServiceUnavailable):
-        await credentials.get()
+    with structlog.testing.capture_logs() as records:
+        with pytest.raises(ServiceUnavailable):
+            await credentials.get()
+        await until(lambda: records, what="the time-out of the program")
     (record,) = records
     assert record["event"] == "credentials_not_fetched"
     assert record["cause"].endswith("time-out: no answer within 5 s")

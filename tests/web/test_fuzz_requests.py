@@ -124,15 +124,15 @@ def test_any_query(
 ) -> None:
     query = separator.join(name + between + value for name, value in pairs)
     answer = io_loop.run_sync(lambda: check(server, request(ROUTE.encode() + b"?" + query)), timeout=PATIENCE)
-    if first_body(answer):
+    if statuses(answer) in ([400], []):
+        # Not even HTTP: a raw control character in the target. The connection is closed.
+        assert first_body(answer) in (b'{"message": "Bad Request"}', b"")
+    else:
         told = json.loads(first_body(answer))
         assert statuses(answer) in ([400, 200], [200, 200], [403, 200])
         if statuses(answer)[0] == 400 and told["message"] not in OTHER_MESSAGES:
             assert told["errors"].keys() <= set(PARAMETERS)
             assert told["message"].split(":")[0] in told["errors"]
-    else:
-        # Not even HTTP: a raw control character in the target.
-        assert statuses(answer) in ([400], [])
 
 
 @fuzzed
@@ -234,11 +234,10 @@ MALFORMED = {
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
 async def test_what_is_no_http_is_refused_and_closed(server: Server, sent: bytes) -> None:
-    assert statuses(await check(server, sent)) in ([400], [])
+    assert statuses(await check(server, sent)) in ([400], [413], [])
 
 
 TARGETS = [
-    b"http://h" + USUAL,
     b"http://[" + USUAL,
     b"*",
     b"//[",
