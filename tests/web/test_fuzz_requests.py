@@ -238,6 +238,7 @@ async def test_what_is_no_http_is_refused_and_closed(server: Server, sent: bytes
 
 
 TARGETS = [
+    b"http://h" + USUAL,
     b"http://[" + USUAL,
     b"*",
     b"//[",
@@ -252,7 +253,9 @@ TARGETS = [
 async def test_odd_targets(server: Server, method: bytes) -> None:
     for target in TARGETS:
         answer = await check(server, request(target, method=method))
-        assert statuses(answer)[0] in {204, 404, 405}, target
+        # A whole URL is served by its path.
+        served = {200} if target.startswith(b"http://") else set()
+        assert statuses(answer)[0] in {204, 404, 405} | served, target
 
 
 async def test_half_a_request_is_closed_without_an_answer(server: Server) -> None:
