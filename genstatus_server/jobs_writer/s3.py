@@ -25,9 +25,11 @@ def s3_client(region: str | None = None, endpoint_url: str | None = None, **opti
     import boto3  # noqa: PLC0415 - of the extra `worker`; whoever hands in a client of their own may go without
     from botocore.config import Config  # noqa: PLC0415 - the same
 
+    session = boto3.session.Session()  # Not boto3's default one, which keeps the credentials that it found first.
+
     def made(**settings: Any) -> Any:
         config = Config(**({"signature_version": "s3v4"} | settings | options))
-        return boto3.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
+        return session.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
     client = made()
     if client.meta.endpoint_url == made(ignore_configured_endpoint_urls=True).meta.endpoint_url and not endpoint_url:

@@ -52,13 +52,26 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def unread() -> int:
-    """Bytes that have come and are no request yet."""
-    return sum(each._read_buffer_size for each in gc.get_objects() if type(each) is ClientStream)
+class Streams:
+    """The connections that have come since this was made: what other tests have left does not count."""
 
+    def __init__(self) -> None:
+        self._others = self._all()  # Kept, so that no new one gets the id of an old one.
 
-def streams() -> int:
-    return sum(type(each) is ClientStream for each in gc.get_objects())
+    def __len__(self) -> int:
+        return len(self._new())
+
+    def unread(self) -> int:
+        """Bytes that have come and are no request yet."""
+        return sum(each._read_buffer_size for each in self._new())
+
+    def _new(self) -> list[ClientStream]:
+        others = set(map(id, self._others))
+        return [each for each in self._all() if id(each) not in others]
+
+    @staticmethod
+    def _all() -> list[ClientStream]:
+        return [each for each in gc.get_objects() if type(each) is ClientStream]
 
 
 @pytest.mark.parametrize("is_reset", [True, False])
@@ -68,17 +81,20 @@ async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *
     listener = listening(sockets, idle_timeout=60)
     Held.count = 0
     with no_collection():
+        streams = Streams()
         clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(10)]
         for client in clients:
             client.sendall(sent)
-        await until(lambda: streams() == len(clients))
+        await until(lambda: len(streams) == len(clients))
         is_whole = sent.endswith(b"\r\n\r\n")
-        await until(lambda: (Held.count if is_whole else unread()) == len(clients) * (1 if is_whole else len(sent)))
+        await until(
+            lambda: (Held.count if is_whole else streams.unread()) == len(clients) * (1 if is_whole else len(sent))
+        )
         for client in clients:
             if is_reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-        await until(lambda: streams() == 0)
+        await until(lambda: len(streams) == 0)
     listener.close()
     await listener.close_connections()
 
