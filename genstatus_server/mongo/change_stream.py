@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from bson.errors import BSONError
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from genstatus_server.model.errors import ServiceUnavailable
@@ -175,7 +176,7 @@ class ChangeStreamFollower:
             self._token_attempts = 0
         pause = self._next_pause()
         cause = log.cause(error) if error else "the stream has ended"
-        if error is not None and not isinstance(error, PyMongoError | ServiceUnavailable | ViewFound):
+        if error is not None and not isinstance(error, PyMongoError | BSONError | ServiceUnavailable | ViewFound):
             log.warning("change_stream_defect", cause=cause, exc_info=error)
         log.warning("change_stream_down", cause=cause, next_attempt_seconds=round(pause, 2))
         await self._read_everything_held()

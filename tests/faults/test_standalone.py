@@ -29,7 +29,7 @@ LEFT_OUT: Final = {
     "test_hold_is_not_woken_by_an_aborted_transaction": TRANSACTIONS,
     "test_hold_ends_when_a_job_of_another_id_replaces_it": TRANSACTIONS,
     "test_hold_reads_nothing_while_nothing_changes": "the held jobs are read every second",
-    "test_a_change_that_tells_all_of_the_job_is_answered_without_a_read": "no change tells anything",
+    "test_hold_answers_an_update_without_a_read": "no change tells anything",
     "test_holds_of_one_job_share_a_few_reads": "it counts reads, and nothing is cached",
     "test_hold_is_not_woken_by_invisible_changes": "a re-read wakes only where the answer differs",
 }
