@@ -97,6 +97,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     root = logging.getLogger()
     before = root.handlers[:], root.level
     path = tmp_path / "log"
+    # Now, and not behind the test: what they are at this moment is what they become again.
+    monkeypatch.setattr(log, "_writer", log._writer)
+    monkeypatch.setattr(log, "_render", log._render)
     with path.open("w") as stream:
 
         def set_up(log_format: str) -> Callable[[], str]:
@@ -112,8 +115,6 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield set_up
         logging.captureWarnings(capture=False)
         root.handlers[:], root.level = before
-        monkeypatch.setattr(log, "_writer", None)
-        monkeypatch.setattr(log, "_render", log._json_line)
 
 
 def test_log_writes_records_of_this_and_of_libraries_as_json(written: Callable[[str], Callable[[], str]]) -> None:
