@@ -19,8 +19,8 @@ from genstatus_server.server.system import usable_cores
 from genstatus_server.telemetry.metrics import Metrics, add_up, collect, exposition, totals
 from tests.support.proc import children_of
 from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until
+from tests.support.scene import Scene
 from tests.support.services import S3
-from tests.support.world import in_future, token_hash
 
 if TYPE_CHECKING:
     import pymongo
@@ -33,11 +33,7 @@ def served(
     tmp_path: Path, mongodb_uri: str, sync_mongodb: "pymongo.MongoClient[dict[str, Any]]", database_name: str, s3: S3
 ) -> Iterator[ServerProcess]:
     """Two processes, each with room for two holds, and a job in `waiting`."""
-    database = sync_mongodb[database_name]
-    database["users"].insert_one({"_id": 1})
-    database["submissions"].insert_one({"_id": 1, "user_id": 1})
-    database["sessions"].insert_one({"_id": token_hash("owner"), "user_id": 1, "expires_at": in_future()})
-    database["jobs"].insert_one({"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"})
+    Scene(sync_mongodb, database_name).prepare([1])
     options = {"processes": "2", "max-waits": "2", "drain-timeout": "1"}
     with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3, **options), credentials(s3)) as server:
         wait_until(lambda: len(server.records("change_stream_open")) == 2, "both processes")
