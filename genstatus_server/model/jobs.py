@@ -118,23 +118,6 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
     )
 
 
-def job_after(job: Job, updated: Mapping[str, Any]) -> Job:
-    """What `job`, which has no problems, is after an update that set these fields of its document and removed none."""
-    return job_from_document(
-        {
-            "_id": job.job_id,
-            "status": job.job_status,
-            "upload": {"status": job.upload_status, "bucket": job.bucket, "key": job.key},
-            "size": job.size,
-            "start": job.start,
-            "end": job.end,
-            "message": job.message,
-            "updated_at": job.updated_at,
-            **updated,
-        }
-    )
-
-
 def generation_status(job_status: str | None, upload_status: str | None, *, has_key: bool) -> GenerationStatus | None:
     """The public status for a job's two stored ones; None where they make no sense together."""
     if job_status == "ready":

@@ -136,7 +136,10 @@ class ChangeStreamFollower:
         concerned: set[Key] | None = set()
         for event in batch.events:
             keys = self._documents.cache.apply(event)
-            concerned = None if keys is None or concerned is None else concerned.union(keys)
+            if keys is None:
+                concerned = None
+            elif concerned is not None:
+                concerned.update(keys)
         newest = cluster_time(batch.events[-1]["clusterTime"]) if batch.events else None
         if newest is not None or batch.has_caught_up:
             self._freshness.advance(newest, batch.requested_at, batch.answered)

@@ -16,7 +16,6 @@ SUBMISSIONS: Final = "submissions"
 USERS: Final = "users"
 SESSIONS: Final = "sessions"
 
-JobId = tuple[int, str]
 Key = tuple[str, Any]
 Document = Mapping[str, Any]
 

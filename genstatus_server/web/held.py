@@ -68,9 +68,9 @@ class HeldHandler(BaseHandler):
         if params.wait and self._has_room(login):
             await self._answer_held(params, checker, first_deadline)
         else:
-            await self._answer_at_once(params, checker, first_deadline)
+            await self._answer_without_hold(params, checker, first_deadline)
 
-    async def _answer_at_once(self, params: StatusParams, checker: StatusChecker, deadline: float) -> None:
+    async def _answer_without_hold(self, params: StatusParams, checker: StatusChecker, deadline: float) -> None:
         checked, result = await checker.check(deadline), None
         if params.wait:
             result = HoldResult.SETTLED if checked.is_settled else HoldResult.SHED

@@ -1,4 +1,4 @@
-"""What a job document means to callers: `jobs.job_after, job_from_document`, held against the table of the contract."""
+"""What a job document means to callers: `jobs.job_from_document`, held against the table of the contract."""
 
 import itertools
 from collections.abc import Mapping
@@ -17,7 +17,6 @@ from genstatus_server.model.jobs import (
     GenerationStatus,
     Job,
     generation_status,
-    job_after,
     job_from_document,
 )
 
@@ -305,32 +304,3 @@ def test_nothing_makes_up_for_a_wrong_type(document: dict[str, Any], name: str, 
     job = job_from_document(with_field(document, name, data.draw(st.sampled_from(WRONG[name]))))
     assert job.generation_status == "failed"
     assert any(problem.startswith(f"{name} is ") for problem in job.problems)
-
-
-UPDATES = st.fixed_dictionaries(
-    {},
-    optional={
-        "status": st.sampled_from(["waiting", "running", "finished", "failed"]),
-        "upload": st.none()
-        | st.fixed_dictionaries(
-            {}, optional={"status": st.sampled_from(["running", "finished"]), "key": st.sampled_from(["1/D1.csv", ""])}
-        ),
-        "size": st.none() | st.integers(0, 10),
-        "start": st.none() | st.just(MOMENT),
-        "message": st.sampled_from(["", "No rows."]),
-        "updated_at": st.just(MOMENT),
-    },
-)
-
-
-@given(before=UPDATES, updated=UPDATES)
-def test_job_after_update_equals_the_parsed_updated_document(
-    before: dict[str, object], updated: dict[str, object]
-) -> None:
-    """Or it differs and the document is read: what must not be is that another is taken for it."""
-    document = {"_id": 1, "status": "waiting"} | before
-    job, after = job_from_document(document), job_from_document(document | updated)
-    if not job.problems and job_after(job, updated) != after:
-        # A message that nobody was shown is not remembered.
-        assert after.generation_status == "failed"
-        assert "message" not in updated

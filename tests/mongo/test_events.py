@@ -1,16 +1,21 @@
 """What an event of the change stream concerns, and what an update makes of a document."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from bson.decimal128 import Decimal128
 from bson.timestamp import Timestamp
+from hypothesis import given
+from hypothesis import strategies as st
 
+from genstatus_server.model.jobs import job_from_document
 from genstatus_server.mongo.events import apply_update, changed_fields, changes_key, cluster_time, key_of
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
 from tests.support.scripted import HASH, JOB, JOB_KEY, event, update
 
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 UPLOAD: dict[str, Any] = {**JOB, "upload": {"status": "running", "parts": {"0": "a"}, "list": [1, 2]}}
 
 
@@ -95,3 +100,29 @@ def test_update_is_applied_or_uncertain(
 @pytest.mark.parametrize(("field", "is_certain"), [("upload", False), ("upload.list", False), ("other", True)])
 def test_update_that_truncates_an_array_is_uncertain(field: str, *, is_certain: bool) -> None:
     assert apply_update(JOBS, UPLOAD, truncated(field)) == (UPLOAD if is_certain else None)
+
+
+UPDATES = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["waiting", "running", "finished", "failed"]),
+        "upload": st.none()
+        | st.fixed_dictionaries(
+            {}, optional={"status": st.sampled_from(["running", "finished"]), "key": st.sampled_from(["1/D1.csv", ""])}
+        ),
+        "size": st.none() | st.integers(0, 10),
+        "start": st.none() | st.just(MOMENT),
+        "message": st.sampled_from(["", "No rows."]),
+        "updated_at": st.just(MOMENT),
+    },
+)
+
+
+@given(before=UPDATES, updated=UPDATES)
+def test_apply_update_gives_the_job_of_the_updated_document(
+    before: dict[str, object], updated: dict[str, object]
+) -> None:
+    document = {"_id": 1, "status": "waiting"} | before
+    applied = apply_update(JOBS, document, update(1, updated))
+    assert applied == document | updated
+    assert job_from_document(applied) == job_from_document(document | updated)
