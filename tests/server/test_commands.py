@@ -32,9 +32,8 @@ from tests.support.processes import (
     running_server,
     wait_until,
 )
-from tests.support.scene import Scene
 from tests.support.services import S3
-from tests.support.world import in_future
+from tests.support.world import in_future, token_hash
 
 Client = pymongo.MongoClient[dict[str, Any]]
 
@@ -48,7 +47,11 @@ def served(
     tmp_path: Path, mongodb_uri: str, sync_mongodb: Client, database_name: str, s3: S3
 ) -> Iterator[ServerProcess]:
     """A server with one job in `waiting`, that the token `owner` may see."""
-    Scene(sync_mongodb, database_name).prepare([1])
+    database = sync_mongodb[database_name]
+    database["users"].insert_one({"_id": 1})
+    database["submissions"].insert_one({"_id": 1, "user_id": 1})
+    database["sessions"].insert_one({"_id": token_hash("owner"), "user_id": 1, "expires_at": in_future()})
+    database["jobs"].insert_one({"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"})
     flags = flags_for(mongodb_uri, database_name, s3, **{"drain-timeout": str(DRAIN_TIMEOUT)})
     with running_server(tmp_path, flags, credentials(s3)) as server:
         server.wait_ready()
