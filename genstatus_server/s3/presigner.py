@@ -43,6 +43,8 @@ class Presigner:
         self._time_signature = time_signature
         #: When they were signed, and the URLs. Only those that live for `url_ttl`.
         self._urls = LRUCache[Job, tuple[int, str]](_CACHED_URLS)
+        #: Jobs that cannot be signed for, as failed: each is warned of once, however often it is polled.
+        self._failed = LRUCache[Job, Job](_CACHED_URLS)
 
     async def presigned_url(self, job: Job) -> str:
         """A URL of the file of `job`, which is finished, that still has at least half of its life.
@@ -60,11 +62,14 @@ class Presigner:
         """`job`, or the same as failed where it is finished and in no bucket that can be signed for."""
         if job.generation_status is not GenerationStatus.FINISHED or job in self._urls:
             return job
+        if job in self._failed:
+            return self._failed[job]
         try:
             await self._signer.resolve(self._bucket_of(job))
         except (BotoCoreError, LookupError) as error:
             log.warning("job_malformed", job_id=job.job_id, problems=[log.cause(error)])
-            return replace(job, generation_status=GenerationStatus.FAILED, message=DEFAULT_FAILURE)
+            failed = replace(job, generation_status=GenerationStatus.FAILED, message=DEFAULT_FAILURE)
+            return self._failed.setdefault(job, failed)
         return job
 
     def _bucket_of(self, job: Job) -> str:

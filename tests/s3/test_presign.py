@@ -226,6 +226,7 @@ async def test_job_in_a_bucket_that_can_never_be_signed_for_has_failed() -> None
     with structlog.testing.capture_logs() as records:
         async with open_presigner(bucket="reports", region="us-west-2", endpoint_url=None, url_ttl=60) as presigner:
             checked = [await presigner.signable(job) for job in jobs]
+            assert [await presigner.signable(job) for job in jobs] == checked  # And no other warning.
     assert [job.generation_status for job in checked] == ["finished", "failed"]
     assert [record["job_id"] for record in records if record["event"] == "job_malformed"] == [1]
 
