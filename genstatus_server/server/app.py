@@ -67,8 +67,13 @@ def make_application(services: Services) -> Application:
     )
 
 
-async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: tuple[str, str] | None) -> Services:
-    """Everything that the handlers work with, following changes already; `stack` closes it."""
+async def open_services(
+    stack: AsyncExitStack, settings: Settings, *, s3_keys: tuple[str, str] | None, parent: Channel | None = None
+) -> Services:
+    """Everything that the handlers work with, following changes already; `stack` closes it.
+
+    `parent` is the process that runs this one beside others.
+    """
     uri, name = settings.mongodb_uri or "", settings.mongodb_database
     metrics, holds, freshness = Metrics(), HoldRegistry[Key](), Freshness()
     connection = _open(stack, Connection(uri, name))
@@ -103,7 +108,7 @@ async def open_services(stack: AsyncExitStack, settings: Settings, *, s3_keys: t
         holds,
         follower,
         presigner,
-        collect_metrics=metrics_collector(metrics, None),
+        metrics_collector(metrics, parent),
     )
 
 
@@ -148,8 +153,7 @@ async def run_app(
     beside others: it adds up their metrics.
     """
     async with AsyncExitStack() as stack:
-        services = await open_services(stack, settings, s3_keys=s3_keys)
-        services.collect_metrics = metrics_collector(services.metrics, parent)
+        services = await open_services(stack, settings, s3_keys=s3_keys, parent=parent)
         listener = Listener(
             make_application(services),
             sockets,

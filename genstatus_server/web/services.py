@@ -39,10 +39,6 @@ class InFlight:
         await self._empty.wait()
 
 
-async def _no_metrics() -> str:
-    return ""
-
-
 @dataclass
 class Services:
     """The parts of one running server."""
@@ -55,7 +51,7 @@ class Services:
     holds: HoldRegistry[Key]
     follower: ChangeStreamFollower
     presigner: Presigner
+    #: The metrics of the whole server, in Prometheus' text format. Raises `ServiceUnavailable`.
+    collect_metrics: Callable[[], Awaitable[str]]
     in_flight: InFlight = field(default_factory=InFlight)
     draining: bool = False
-    #: The metrics of the whole server, in Prometheus' text format. Raises `ServiceUnavailable`.
-    collect_metrics: Callable[[], Awaitable[str]] = _no_metrics
