@@ -15,13 +15,13 @@ from genstatus_server.settings import BadSettings
 _COMMANDS: Final = {
     "demo": "server.demo",
     "check": "admin.check",
-    "init-db": "admin.init_db",
-    "init-roles": "admin.roles",
+    "init-db": "admin.init",
+    "init-roles": "admin.init",
     "job": "admin.jobs",
     "serve": "server.run",
-    "session": "admin.sessions",
-    "submission": "admin.submissions",
-    "user": "admin.users",
+    "session": "admin.access",
+    "submission": "admin.jobs",
+    "user": "admin.access",
     "wait": "client.command",
     "worker": "jobs_writer.command",
 }

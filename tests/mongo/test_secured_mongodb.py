@@ -13,7 +13,7 @@ from bson import ObjectId
 from click.testing import CliRunner, Result
 from pymongo.errors import OperationFailure
 
-from genstatus_server.admin.roles import ROLES
+from genstatus_server.admin.init import ROLES
 from genstatus_server.cli import commands
 from genstatus_server.jobs_writer import JobsWriter
 from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until

@@ -1,6 +1,8 @@
-"""`genstatus user`: users, and what lets them view submissions."""
+"""`genstatus user` and `genstatus session`: who may view what, and their login sessions."""
 
-from typing import Any
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import click
 from pymongo import ReturnDocument
@@ -15,13 +17,24 @@ from genstatus_server.admin.database import (
     printable,
     with_database,
 )
-from genstatus_server.admin.output import show_one, with_json
-from genstatus_server.mongo.queries import USERS
+from genstatus_server.admin.output import duration, show_all, show_one, with_json
+from genstatus_server.model.access import hash_token
+from genstatus_server.mongo.queries import SESSIONS, USERS
+
+_TOKEN_BYTES: Final = 32
+#: Characters of a session's id that `list` shows, and the fewest that `revoke` takes.
+_SHOWN: Final = 12
+_FEWEST: Final = 8
 
 
 @click.group()
 def user() -> None:
     """Create users, and grant and revoke what they may view."""
+
+
+@click.group()
+def session() -> None:
+    """Create, list and revoke login sessions."""
 
 
 def with_rights(command: Command) -> Command:
@@ -33,17 +46,17 @@ def with_rights(command: Command) -> Command:
     return command
 
 
-@user.command()
+@user.command("create")
 @click.argument("email", type=printable, metavar="EMAIL")
 @click.option("--id", "user_id", type=ID, metavar="ID", help="Its id. [default: the next free one]")
 @with_json
 @with_database
-def create(database: Database[Document], email: str, user_id: int | None, *, as_json: bool) -> None:
+def create_user(database: Database[Document], email: str, user_id: int | None, *, as_json: bool) -> None:
     """Create a user, who may view only their own submissions."""
     if database[USERS].find_one({"email": email}, ["_id"]) is not None:
         raise click.ClickException(f"there is a user {email} already")
     document = {"email": email, "website_admin": False, "affiliations": []}
-    show_one(_row(insert_with_free_id(database[USERS], document, user_id)), as_json=as_json)
+    show_one(_user_row(insert_with_free_id(database[USERS], document, user_id)), as_json=as_json)
 
 
 @user.command()
@@ -79,12 +92,12 @@ def grant(  # noqa: PLR0913 - click gives each by its name.
     _change(database, find_user(database, who), update, as_json=as_json)
 
 
-@user.command()
+@user.command("revoke")
 @click.argument("who", type=printable, metavar="USER")
 @with_rights
 @with_json
 @with_database
-def revoke(  # noqa: PLR0913 - the same
+def revoke_rights(  # noqa: PLR0913 - the same
     database: Database[Document], who: str, cgac: str | None, frec: str | None, *, admin: bool, as_json: bool
 ) -> None:
     """Take from USER (id or email) what `grant` gave; a hold of theirs ends at once."""
@@ -102,6 +115,57 @@ def revoke(  # noqa: PLR0913 - the same
     _change(database, found, update, as_json=as_json)
 
 
+@session.command("create")
+@click.argument("user", type=printable, metavar="USER")
+@click.option(
+    "--ttl",
+    type=duration,
+    metavar="TIME",
+    default="8h",
+    show_default=True,
+    help="How long it lasts, such as 30m or 7d.",
+)
+@with_json
+@with_database
+def create_session(database: Database[Document], user: str, ttl: int, *, as_json: bool) -> None:
+    """Create a login session of USER (id or email) and print its token, which nothing can show again."""
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    document = {
+        "_id": hash_token(token),
+        "user_id": find_user(database, user)["_id"],
+        "expires_at": datetime.now(UTC) + timedelta(seconds=ttl),
+    }
+    database[SESSIONS].insert_one(document)
+    show_one({"token": token, **_session_row(document, whole=as_json)}, as_json=as_json)
+
+
+@session.command("list")
+@click.option("--user", type=printable, metavar="USER", help="Only those of this user (id or email).")
+@with_json
+@with_database
+def list_sessions(database: Database[Document], user: str | None, *, as_json: bool) -> None:
+    """List the login sessions that have not expired, the newest to expire last."""
+    query: Document = {"expires_at": {"$gt": datetime.now(UTC)}}
+    if user is not None:
+        query["user_id"] = find_user(database, user)["_id"]
+    found = database[SESSIONS].find(query).sort("expires_at", 1)
+    show_all([_session_row(each, whole=as_json) for each in found], as_json=as_json, nothing="no login sessions")
+
+
+@session.command("revoke")
+@click.argument("session_id", required=False, metavar="[SESSION]")
+@click.option("--user", type=printable, metavar="USER", help="All those of this user (id or email).")
+@with_json
+@with_database
+def revoke_sessions(database: Database[Document], session_id: str | None, user: str | None, *, as_json: bool) -> None:
+    """Revoke SESSION (what `list` shows, or more of it) or all sessions of a user; what they hold ends at once."""
+    if (session_id is None) == (user is None):
+        raise click.UsageError("say which session, or --user")
+    query = {"user_id": find_user(database, user)["_id"]} if user is not None else _one(database, session_id or "")
+    count = database[SESSIONS].delete_many(query).deleted_count
+    show_one({"revoked": count}, as_json=as_json)
+
+
 def _codes(cgac: str | None, frec: str | None, *, admin: bool) -> dict[str, str]:
     codes = {name: code for name, code in (("cgac_code", cgac), ("frec_code", frec)) if code is not None}
     if not (codes or admin):
@@ -114,7 +178,7 @@ def _change(database: Database[Document], found: Document, update: Document, *, 
     changed = database[USERS].find_one_and_update(query, update, return_document=ReturnDocument.AFTER)
     if changed is None:
         raise click.ClickException(f"user {found['_id']} has just been deleted")
-    show_one(_row(changed), as_json=as_json)
+    show_one(_user_row(changed), as_json=as_json)
 
 
 def _affiliations(document: Document) -> list[Document]:
@@ -122,7 +186,7 @@ def _affiliations(document: Document) -> list[Document]:
     return [each for each in affiliations if isinstance(each, dict)] if isinstance(affiliations, list) else []
 
 
-def _row(document: Document) -> dict[str, Any]:
+def _user_row(document: Document) -> dict[str, Any]:
     affiliations = [
         f"{each.get('cgac_code') or each.get('frec_code')} ({each.get('permission')})"
         for each in _affiliations(document)
@@ -133,3 +197,20 @@ def _row(document: Document) -> dict[str, Any]:
         "website_admin": document.get("website_admin") is True,
         "affiliations": ", ".join(affiliations) or None,
     }
+
+
+def _one(database: Database[Document], beginning: str) -> Document:
+    """The query for the one session whose id has this beginning."""
+    if len(beginning) < _FEWEST or set(beginning) - set("0123456789abcdef"):
+        raise click.UsageError(f"a session is named by {_FEWEST} or more characters of its id, as `list` shows it")
+    query = {"_id": {"$gte": beginning, "$lt": beginning + "g"}}
+    count = database[SESSIONS].count_documents(query, limit=2)
+    if count != 1:
+        raise click.ClickException(f"there is {'more than one' if count else 'no'} session {beginning}")
+    return query
+
+
+def _session_row(document: Document, *, whole: bool) -> dict[str, Any]:
+    session_id = str(document["_id"])
+    row = {"session": session_id if whole else session_id[:_SHOWN], "user_id": document.get("user_id")}
+    return row | {"expires_at": document.get("expires_at")}

@@ -1,4 +1,4 @@
-"""`genstatus init-roles`: MongoDB roles that allow just what each part does. Run it as somebody who may make roles."""
+"""`genstatus init-db` and `genstatus init-roles`: the collections, validators, indexes and roles in MongoDB."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -8,7 +8,9 @@ from pymongo.database import Database
 
 from genstatus_server.admin.database import Document, with_database
 from genstatus_server.jobs_writer.changes import COUNTERS
+from genstatus_server.mongo.migration import initialize
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
+from genstatus_server.settings import mongodb_settings, with_flags
 
 _EVERY: Final = ""
 _READ_AND_WRITE: Final = ("find", "insert", "update")
@@ -27,6 +29,17 @@ ROLES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         SESSIONS: (*_READ_AND_WRITE, "remove"),
     },
 }
+
+
+@click.command("init-db")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@with_flags("mongodb_uri", "mongodb_database")
+def init_db(config: str | None, *, dry_run: bool, **flags: str | None) -> None:
+    """Create the collections with their validators, and the indexes. Safe to repeat."""
+    settings = mongodb_settings(flags, config)
+    lines = list(initialize(settings.mongodb_uri or "", settings.mongodb_database, dry_run=dry_run))
+    for line in lines or [f"{settings.mongodb_database}: nothing to do"]:
+        click.echo(line)
 
 
 @click.command("init-roles")
