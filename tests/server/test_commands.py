@@ -4,9 +4,11 @@ import http.client
 import signal
 import socket
 import subprocess
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ import pymongo
 import pytest
 from click.testing import CliRunner, Result
 from pymongo.errors import DuplicateKeyError, WriteError
+from structlog.testing import capture_logs
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server import __version__
 from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
-from genstatus_server.settings import OPTIONS
+from genstatus_server.settings import OPTIONS, BadSettings
 from tests.support.embedded_processes import processes_in
 from tests.support.proc import children_of, is_running
 from tests.support.processes import (
@@ -32,10 +36,12 @@ from tests.support.processes import (
     running_server,
     wait_until,
 )
+from tests.support.server import settings_for, start, until
 from tests.support.services import S3
-from tests.support.world import in_future, token_hash
+from tests.support.world import World, in_future, token_hash
 
 Client = pymongo.MongoClient[dict[str, Any]]
+Database = pymongo.database.Database[dict[str, Any]]
 
 #: Seconds; an end that comes much sooner waited for nobody.
 DRAIN_TIMEOUT = 60
@@ -43,16 +49,14 @@ HELD = "/v1/check_generation_status/?submission_id=1&file_type=D1&wait=true"
 
 
 @pytest.fixture
-def served(
-    tmp_path: Path, mongodb_uri: str, sync_mongodb: Client, database_name: str, s3: S3
-) -> Iterator[ServerProcess]:
-    """A server with one job in `waiting`, that the token `owner` may see."""
-    database = sync_mongodb[database_name]
+def served(tmp_path: Path, mongodb_uri: str, initialized: Database, s3: S3) -> Iterator[ServerProcess]:
+    """A server after `init-db` with one job in `waiting`, that the token `owner` may see."""
+    database = initialized
     database["users"].insert_one({"_id": 1})
     database["submissions"].insert_one({"_id": 1, "user_id": 1})
     database["sessions"].insert_one({"_id": token_hash("owner"), "user_id": 1, "expires_at": in_future()})
     database["jobs"].insert_one({"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"})
-    flags = flags_for(mongodb_uri, database_name, s3, **{"drain-timeout": str(DRAIN_TIMEOUT)})
+    flags = flags_for(mongodb_uri, database.name, s3, **{"drain-timeout": str(DRAIN_TIMEOUT)})
     with running_server(tmp_path, flags, credentials(s3)) as server:
         server.wait_ready()
         yield server
@@ -88,15 +92,19 @@ def metrics(server: ServerProcess) -> str:
     return text
 
 
-def test_version_and_help_explain_every_option() -> None:
-    assert __version__ in run_command("--version").stdout
-    shown = " ".join(run_command("serve", "--help").stdout.split())
+def invoke(*arguments: str) -> Result:
+    """A command in this process: what only `main` does is tested in processes of their own."""
+    return CliRunner().invoke(commands, arguments)
+
+
+def test_help_explains_every_option() -> None:
+    shown = " ".join(invoke("serve", "--help").stdout.split())
     for option in OPTIONS:
         assert option.flag in shown
         assert option.help in shown
 
 
-def test_all_bad_values_are_reported_together_with_status_2() -> None:
+def test_main_reports_all_bad_values_together_with_status_2() -> None:
     ended = run_command("serve", "--port=x", "--url-ttl=0", environment={"GENSTATUS_MAX_WAITS": "-1"})
     assert ended.returncode == 2
     assert [line.split(":")[1].strip() for line in ended.stderr.splitlines()] == [
@@ -106,11 +114,11 @@ def test_all_bad_values_are_reported_together_with_status_2() -> None:
     ]
 
 
-def test_an_unknown_flag_ends_with_status_2() -> None:
-    assert run_command("serve", "--prot=1").returncode == 2
+def test_unknown_flag_ends_with_status_2() -> None:
+    assert invoke("serve", "--prot=1").exit_code == 2
 
 
-def test_a_port_in_use_is_one_clear_line_with_status_1() -> None:
+def test_main_reports_a_port_in_use_in_one_line_with_status_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = run_command("serve", f"--port={taken.getsockname()[1]}", "--mongodb-uri=mongodb://127.0.0.1:1/")
     assert ended.returncode == 1
@@ -118,12 +126,12 @@ def test_a_port_in_use_is_one_clear_line_with_status_1() -> None:
     assert "in use" in ended.stderr
 
 
-def test_init_db_refuses_nonsense_and_can_be_repeated(
+def test_init_db_makes_validators_and_can_be_repeated(
     mongodb_uri: str, sync_mongodb: Client, database_name: str
 ) -> None:
     flags = (f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
     for _ in range(2):
-        assert run_command("init-db", *flags).returncode == 0
+        assert invoke("init-db", *flags).exit_code == 0
     database = sync_mongodb[database_name]
     good = {"_id": 1, "submission_id": 1, "file_type": "D1", "status": "waiting"}
     database["jobs"].insert_one(good)
@@ -150,12 +158,10 @@ def test_init_db_refuses_nonsense_and_can_be_repeated(
         database["sessions"].insert_one({"_id": "a token", "user_id": 1, "expires_at": in_future()})
 
 
-def test_init_db_says_what_it_would_do_and_does_no_more(
-    mongodb_uri: str, sync_mongodb: Client, database_name: str
-) -> None:
+def test_init_db_dry_run_changes_nothing(mongodb_uri: str, sync_mongodb: Client, database_name: str) -> None:
     def init_db(*flags: str) -> Result:
         where = (f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
-        return CliRunner().invoke(commands, ["init-db", *where, *flags])
+        return invoke("init-db", *where, *flags)
 
     would = init_db("--dry-run").stdout.splitlines()
     assert f"{database_name}: would make collection jobs" in would
@@ -180,31 +186,28 @@ def test_init_db_says_what_it_would_do_and_does_no_more(
 
 
 def test_init_db_without_mongodb_is_one_clear_line() -> None:
-    ended = run_command("init-db", "--mongodb-uri=mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100")
-    assert ended.returncode == 1
-    assert len(ended.stderr.splitlines()) == 1
-    assert run_command("init-db").returncode == 2
+    error = invoke("init-db", "--mongodb-uri=mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100").exception
+    assert isinstance(error, StartupError)
+    assert len(str(error).splitlines()) == 1
+    assert isinstance(invoke("init-db").exception, BadSettings)
 
 
-def test_serve_says_what_init_db_would_make_and_works_all_the_same(served: ServerProcess) -> None:
-    wait_until(lambda: served.records("database_incomplete"), "the warning")
-    missing = served.records("database_incomplete")[0]["missing"]
+async def test_server_warns_of_what_init_db_would_make(
+    unhurried: None, world: World, mongodb_uri: str, s3: S3, http_client: SimpleAsyncHTTPClient
+) -> None:
+    await world.put_job()
+    async with AsyncExitStack() as stack:
+        with capture_logs() as records:
+            server = await start(stack, settings_for(mongodb_uri, world.name, s3), s3, http_client)
+            await until(lambda: any(record["event"] == "database_incomplete" for record in records))
+        assert (await server.check()).code == HTTPStatus.OK
+    (missing,) = [record["missing"] for record in records if record["event"] == "database_incomplete"]
     assert "validator of jobs" in missing
     assert "index submission_id_file_type of jobs" in missing
     assert "index expires_at_ttl of sessions" in missing
-    path = "/v1/check_generation_status/?submission_id=1&file_type=D1"
-    assert served.ask(path, {"X-Session-ID": "owner"})[0] == HTTPStatus.OK
 
 
-def test_serve_after_init_db_misses_nothing(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
-    run_command("init-db", f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
-    with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3), credentials(s3)) as server:
-        server.wait_ready()
-        assert server.end() == 0
-        assert not server.records("database_incomplete")
-
-
-def test_sigterm_answers_every_hold_and_ends_with_status_0(served: ServerProcess) -> None:
+def test_serve_answers_every_hold_at_sigterm(served: ServerProcess) -> None:
     held = Held(served, 20)
     begin = time.monotonic()
     assert served.end() == 0
@@ -217,10 +220,11 @@ def test_sigterm_answers_every_hold_and_ends_with_status_0(served: ServerProcess
         assert headers["X-Wait-Result"] == "draining"
         assert headers["Connection"] == "close"
         assert int(headers["Retry-After"]) > 0
+    assert not served.records("database_incomplete")
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(tmp_path: Path, s3: S3, second: signal.Signals) -> None:
+def test_serve_ends_at_once_at_a_second_signal(tmp_path: Path, s3: S3, second: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # Takes connections, and never answers: nobody can drain.
         flags = flags_for(f"mongodb://127.0.0.1:{silent.getsockname()[1]}/", "genstatus", s3)
         with (
@@ -240,7 +244,7 @@ def address(server: ServerProcess) -> tuple[str, int]:
     return url.hostname or "", url.port or 0
 
 
-def test_ctrl_c_before_it_is_all_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
+def test_main_ends_at_ctrl_c_while_it_imports(tmp_path: Path) -> None:
     reached = tmp_path / "reached"
     (tmp_path / "click.py").write_text(
         f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
@@ -251,7 +255,7 @@ def test_ctrl_c_before_it_is_all_imported_ends_it_without_a_traceback(tmp_path: 
         assert not server.log
 
 
-def test_without_a_mongodb_uri_it_runs_on_the_embedded_one_and_leaves_no_orphan(tmp_path: Path) -> None:
+def test_serve_without_a_mongodb_uri_runs_an_embedded_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     misspelt = {"GENSTATUS_MONGDB_URI": "mongodb://db1/", "GENSTATUS_SERVICE_HOST": "10.0.0.1"}
     for number in (signal.SIGKILL, signal.SIGTERM):
@@ -267,7 +271,7 @@ def test_without_a_mongodb_uri_it_runs_on_the_embedded_one_and_leaves_no_orphan(
         wait_until(lambda: not processes_in(data), "no process is left")
 
 
-def test_it_starts_while_mongodb_is_away_and_says_what_is_missing(tmp_path: Path, s3: S3) -> None:
+def test_serve_starts_while_mongodb_is_away(tmp_path: Path, s3: S3) -> None:
     flags = flags_for("mongodb://127.0.0.1:1/?replicaSet=rs0", "genstatus", s3)
     with running_server(tmp_path, flags, credentials(s3)) as server:
         assert server.ask("/livez")[0] == HTTPStatus.OK
@@ -282,7 +286,7 @@ def test_it_starts_while_mongodb_is_away_and_says_what_is_missing(tmp_path: Path
         assert server.end() == 0
 
 
-def test_the_children_end_with_a_killed_parent(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
+def test_processes_end_with_their_killed_parent(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
     flags = flags_for(mongodb_uri, database_name, s3, processes="2")
     with running_server(tmp_path, flags, credentials(s3)) as server:
         wait_until(lambda: len(server.records("change_stream_open")) == 2, "both processes")
@@ -291,6 +295,7 @@ def test_the_children_end_with_a_killed_parent(tmp_path: Path, mongodb_uri: str,
         wait_until(lambda: not any(is_running(child) for child in children), "the children's end")
 
 
-def test_genstatus_is_the_same_command() -> None:
-    shown = subprocess.run(["genstatus", "--version"], capture_output=True, text=True, check=True, timeout=30)  # noqa: S607
+def test_genstatus_prints_its_version() -> None:
+    genstatus = Path(sysconfig.get_path("scripts"), "genstatus")
+    shown = subprocess.run([genstatus, "--version"], capture_output=True, text=True, check=True, timeout=DEADLINE)
     assert __version__ in shown.stdout
