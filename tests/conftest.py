@@ -23,7 +23,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.mongo.migration import initialize
 from genstatus_server.mongo.schema import VALIDATORS
-from tests.support import secrecy, services
+from tests.support import forking, secrecy, services
 from tests.support.loops import clean_io_loop
 from tests.support.requirements import require
 from tests.support.server import Server, settings_for, start
@@ -63,6 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    forking.close()
     if running_services in config.stash:
         config.stash[running_services].close()
 
@@ -101,6 +102,7 @@ def forget_the_shell() -> None:
     """What the developer's shell is set to must not change how a test ends."""
     # A shell has what it runs in the background ignore Ctrl-C, and each process that a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The same of `nohup`.
     for name in [name for name in os.environ if name.startswith(("AWS_", "GENSTATUS_"))]:
         del os.environ[name]
     for name in ("http_proxy", "https_proxy", "all_proxy"):  # All that tests speak to is on this machine.

@@ -22,7 +22,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.web import retry
 from tests.support import services
-from tests.support.server import ROUTE, Server, settings_for, start
+from tests.support.server import ROUTE, Server, seen_by, settings_for, start
 from tests.support.services import S3
 from tests.support.world import Document, World
 
@@ -53,6 +53,7 @@ class Recorder:
         self.answers: dict[str, Document] = {}
 
     async def ask(self, name: str, about: str, query: str, **options: Any) -> None:
+        await seen_by(self.server, self.world)
         self.keep(name, about, await self.fetch(query, **options))
 
     async def fetch(

@@ -393,6 +393,8 @@ def test_event_that_is_too_large_ends_its_own_hold_only(
     others = range(2, 22)
     with scene(set_of_one.uri, "core") as made, serve(set_of_one.uri, made.name) as served:
         made.client.admin.command("replSetResizeOplog", 1, size=2000.0)
+        # The embedded MongoDB's cache of 0.25 GB is too small for several copies of such a document at once.
+        made.client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=1GB")
         made.prepare([1, *others])
         served.wait_ready()
         with held(served, others) as holds:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tests.support import secrecy
+from tests.support import forking, secrecy
 from tests.support.services import S3
 
 #: Seconds until something counts as hung; long, because it says nothing of how fast it has to be.
@@ -35,7 +36,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = DEAD
 class ServerProcess:
     """A running `serve`, or another command, and what it has written to standard error."""
 
-    process: "subprocess.Popen[bytes]"
+    process: forking.Process
     log_path: Path
 
     @property
@@ -101,14 +102,8 @@ def running_server(
     """
     log_path = folder / f"{command}-{time.monotonic_ns()}.log"
     with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "genstatus_server", command, *arguments],
-            env=os.environ | dict(environment or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=pass_fds,
+        process = start_process(
+            [command, *arguments], environment, stdout=log, stderr=log, prefix=prefix, pass_fds=pass_fds
         )
     try:
         yield ServerProcess(process, log_path)
@@ -124,17 +119,41 @@ def running_server(
     assert not found, "\n".join(["a secret was written:", *found])
 
 
+def start_process(
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> forking.Process:
+    """`genstatus` with these arguments, in a session of its own, without input."""
+    changes = dict(environment or {})
+    if forking.can_fork(changes) and not prefix and not pass_fds:
+        with Path(os.devnull).open("rb") as nothing:
+            return forking.fork(arguments, os.environ | changes, stdin=nothing, stdout=stdout, stderr=stderr)
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "genstatus_server", *arguments],
+        env=os.environ | changes,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
+
+
 def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """A command that ends by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "genstatus_server", *arguments],
-        env=os.environ | dict(environment or {}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = start_process(arguments, environment, stdout=stdout, stderr=stderr)
+        try:
+            status = process.wait(DEADLINE)
+        finally:
+            process.kill()
+        written = [file.read().decode() for file in (stdout, stderr) if not file.seek(0)]
+    return subprocess.CompletedProcess(list(arguments), status, *written)
 
 
 def flags_for(mongodb_uri: str, database_name: str, s3: S3, **options: str) -> list[str]:

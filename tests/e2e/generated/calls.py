@@ -5,13 +5,14 @@ Each program prints one JSON object: by the call's name the HTTP status as `code
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from genstatus_server.web.openapi import openapi_document
-from tests.support.server import Server
+from tests.support.server import Server, seen_by
 from tests.support.world import World
 
 PROGRAMS: Final = Path(__file__).parent
@@ -69,10 +70,12 @@ async def call_all(server: Server, world: World, command: Sequence[str], folder:
     await world.put_job(100, "D1", status="finished", upload=uploaded, size=SIZE, **dates)
     await world.put_job(101, "D2")
     await world.put_job(102, "E", status="failed", message="No awards were found")
+    await seen_by(server, world)
     process = await asyncio.create_subprocess_exec(
         *command,
         server.base_url,
         cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},  # PYTHONSAFEPATH may keep Python from looking there by itself.
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
