@@ -120,7 +120,7 @@ class Listener(HTTPServerConnectionDelegate):
             if sys.platform == "linux" and each.family != socket.AF_UNIX:  # The connections inherit it.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self._resume()
-        self._close_idle()
+        self.close_idle()
 
     def close(self) -> None:
         """Listen no more. Who is in the system's queue already is taken: closing the socket would reset them."""
@@ -190,12 +190,12 @@ class Listener(HTTPServerConnectionDelegate):
                 return False
         return True
 
-    def _close_idle(self) -> None:
+    def close_idle(self) -> None:
         """Close those that are idle, a few at a time as they are taken."""
         since = self._loop.time() - self._idle_timeout
         idle = list(islice((stream for stream in self._streams() if stream.waits_since < since), _AT_ONCE))
         pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_timeout / 4
-        self._closing_idle = self._loop.call_later(pause, self._close_idle)
+        self._closing_idle = self._loop.call_later(pause, self.close_idle)
         for stream in idle:
             stream.close()
 

@@ -19,19 +19,20 @@ class InFlight:
     """Counts the requests whose answer is not on its way yet, so that a shutdown can wait for them."""
 
     def __init__(self) -> None:
-        self._count = 0
+        #: How many there are.
+        self.count = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
     def begin(self) -> None:
         """A request has arrived."""
-        self._count += 1
+        self.count += 1
         self._empty.clear()
 
     def end(self, _: object = None) -> None:
         """An answer was handed to the system, or its connection is gone."""
-        self._count -= 1
-        if not self._count:
+        self.count -= 1
+        if not self.count:
             self._empty.set()
 
     async def wait_empty(self) -> None:

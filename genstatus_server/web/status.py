@@ -42,7 +42,7 @@ class GenerationStatusesHandler(HeldHandler):
             return lambda jobs: all(job.is_settled for job in jobs)
         if cached:
             return lambda jobs: cached.isdisjoint(opaque_tags([self._entity_tag(params, jobs)]))
-        return _first_leaves_waiting()
+        return first_leaves_waiting()
 
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
         self.set_header("ETag", self._entity_tag(params, jobs))
@@ -59,7 +59,7 @@ class GenerationStatusesHandler(HeldHandler):
         return entity_tag(params.submission_id, params.file_types, jobs)
 
 
-def _first_leaves_waiting() -> IsSettled:
+def first_leaves_waiting() -> IsSettled:
     waiting: list[int] = []
 
     def is_settled(jobs: Sequence[Job]) -> bool:

@@ -155,4 +155,4 @@ async def test_no_task_and_no_request_is_left_of_clients_that_leave(server: Serv
     services = server.services
     await until(lambda: not len(services.holds), what="no hold is left")
     await until(lambda: len(asyncio.all_tasks()) <= tasks, what="no task is left")
-    await until(lambda: not services.in_flight._count, what="no request is left")
+    await until(lambda: not services.in_flight.count, what="no request is left")

@@ -46,13 +46,13 @@ class Plan:
     """What is to happen to which submission at which moment; each happens once."""
 
     def __init__(self) -> None:
-        self._actions: dict[tuple[Moment, int], Action] = {}
+        self.actions: dict[tuple[Moment, int], Action] = {}
 
     def at(self, moment: Moment, number: int, action: Action) -> None:
-        self._actions[moment, number] = action
+        self.actions[moment, number] = action
 
     async def reached(self, moment: Moment, number: int) -> None:
-        action = self._actions.pop((moment, number), None)
+        action = self.actions.pop((moment, number), None)
         if action is not None:
             await action()
 
@@ -82,7 +82,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     monkeypatch.setattr(StatusChecker, "check", planned_check)
     monkeypatch.setattr(StatusChecker, "sign", planned_sign)
     yield made
-    assert not made._actions
+    assert not made.actions
 
 
 def finished(number: int, generation: int = 1) -> Document:

@@ -108,8 +108,8 @@ async def test_a_client_that_leaves_as_it_is_answered_leaves_nothing(server: Ser
     await server.held(20)
     finishing = asyncio.ensure_future(world.finish())
     for each in held:
-        each._writer.transport.abort()
+        each.close()
         await asyncio.sleep(0)
     await finishing
-    await until(lambda: not server.services.in_flight._count, what="no request is left")
+    await until(lambda: not server.services.in_flight.count, what="no request is left")
     assert not len(server.services.holds)

@@ -177,13 +177,13 @@ async def test_a_connection_whose_body_is_read_is_not_idle() -> None:
 
 async def test_many_idle_connections_are_closed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
-    close_idle = Listener._close_idle
+    close_idle = Listener.close_idle
 
     def close_idle_and_note(self: Listener) -> None:
         close_idle(self)
         closed.append(sum(each.stream.closed() for each in self._connections))
 
-    monkeypatch.setattr(Listener, "_close_idle", close_idle_and_note)
+    monkeypatch.setattr(Listener, "close_idle", close_idle_and_note)
     async with connections(0.3) as connect:
         clients = [await connect(b"") for _ in range(40)]
         await asyncio.gather(*map(end_of, clients))

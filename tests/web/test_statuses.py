@@ -1,6 +1,7 @@
 """`GET /v1/generation_statuses/`: several files of a submission in one request, and in one hold."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -10,8 +11,9 @@ import pytest
 from tornado.httpclient import HTTPResponse
 
 from genstatus_server.model.jobs import job_from_document
-from genstatus_server.web.status import _first_leaves_waiting
-from tests.support.server import Server, body, remember, until
+from genstatus_server.web.status import first_leaves_waiting
+from tests.support.server import Server, body, remember, settings_for, start, until
+from tests.support.services import S3
 from tests.support.world import Document, World
 
 STATUSES = "/v1/generation_statuses/"
@@ -123,7 +125,7 @@ async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> No
 def test_wait_any_ends_for_a_file_that_was_waiting() -> None:
     """A job that was cached as finished may be generated once more."""
     waiting, finished = (job_from_document({"status": status}) for status in ("waiting", "failed"))
-    is_settled = _first_leaves_waiting()
+    is_settled = first_leaves_waiting()
     assert is_settled([finished, finished])
     assert not is_settled([waiting, finished])
     assert not is_settled([waiting, finished])
@@ -182,14 +184,14 @@ class TestEntityTag:
     """The `ETag`, and `If-None-Match` with `wait=any`."""
 
     async def test_it_stays_while_nothing_differs_and_says_nothing_of_signatures(
-        self, server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+        self, server: Server, world: World, mongodb_uri: str, s3: S3
     ) -> None:
         await put_jobs(world, "D1", "D2")
         await world.finish(100)
         first = await ask(server)
-        server.services.presigner._urls.clear()
-        monkeypatch.setattr(server.services.presigner, "_url_ttl", 59)
-        second = await ask(server)
+        async with AsyncExitStack() as stack:
+            settings = settings_for(mongodb_uri, world.name, s3, url_ttl="61")
+            second = await ask(await start(stack, settings, s3, server.client))
         assert first.headers["ETag"] == second.headers["ETag"]
         assert body(first) != body(second)
         assert first.headers["ETag"].startswith('W/"')
