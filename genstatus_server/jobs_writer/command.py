@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
-#: What the parent sends: once to have a process drain, twice to have it give its job back. A service manager may send
-#: SIGTERM to all processes at once, which must not count as the second one.
-_STOP_SIGNAL: Final = signal.SIGUSR1
+#: What the parent sends: to have a process finish its job and end, and to have it give its job back and end. These are
+#: two signals, because one that is sent twice may arrive once, and not SIGTERM, because a service manager may send that
+#: to all processes.
+_DRAIN, _GIVE_BACK = signal.SIGUSR1, signal.SIGUSR2
 #: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
 _FIRST_PAUSE, _LONGEST_PAUSE, _A_WHILE = 1.0, 30.0, 60.0
 _POLL_SECONDS: Final = 0.2
@@ -81,6 +82,8 @@ class _Slot:
     def __init__(self) -> None:
         self.process: SpawnProcess | None = None
         self.started = self.not_before = 0.0
+        #: How many of the parent's signals the process has been sent.
+        self.stops = 0
         self.pause = _FIRST_PAUSE
 
     @property
@@ -96,7 +99,7 @@ class _Supervisor:
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+            signal.signal(number, self._count_stop)
         while not self._stops or any(slot.is_alive for slot in self._slots):
             for slot in self._slots:
                 self._tend(slot)
@@ -116,18 +119,22 @@ class _Supervisor:
             slot.process = multiprocessing.get_context("spawn").Process(target=work, args=(self._options,))
             slot.started = now
             slot.process.start()
+        stops = min(self._stops, 2)
+        if slot.process is not None and slot.process.pid is not None and slot.stops < stops:
+            # Also where it has just ended: its number is its own until `is_alive` has noticed.
+            os.kill(slot.process.pid, _DRAIN if stops == 1 else _GIVE_BACK)
+            slot.stops = stops
 
-    def _stop(self, *_: object) -> None:
+    def _count_stop(self, *_: object) -> None:
+        # No more than that: the handler may interrupt `is_alive` when it has seen an end and not yet noted it.
         self._stops += 1
-        for slot in self._slots:
-            if slot.process is not None and slot.process.is_alive() and slot.process.pid is not None:
-                os.kill(slot.process.pid, _STOP_SIGNAL)
 
 
 def work(options: Options) -> None:
     """Work until the parent says stop, or is gone."""
     stop = _Stop()
-    signal.signal(_STOP_SIGNAL, stop.on_signal)
+    signal.signal(_DRAIN, stop.on_signal)
+    signal.signal(_GIVE_BACK, stop.on_signal)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -142,26 +149,26 @@ def work(options: Options) -> None:
 
 
 class _Stop(threading.Event):
-    """Set by a signal. The second one raises, in the generation.
+    """Set by a signal. `_GIVE_BACK` also raises, in the generation.
 
     A handler must not call `set`: it runs in the thread that may be about to wait, with the lock held.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._signals = 0
+        self._has_come = False
 
-    def on_signal(self, *_: object) -> None:
-        self._signals += 1
-        if self._signals > 1:
+    def on_signal(self, number: int, _: object) -> None:
+        self._has_come = True
+        if number == _GIVE_BACK:
             sys.exit(1)
 
     def is_set(self) -> bool:
-        return self._signals > 0
+        return self._has_come
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep for so long, which is never long: the stop is noticed afterwards."""
-        if not self._signals:
+        if not self._has_come:
             time.sleep(timeout or 0)
         return self.is_set()
 
@@ -169,12 +176,13 @@ class _Stop(threading.Event):
 async def _work_async(writer: AsyncJobsWriter, generate: Callable[[Any], Any], options: Options) -> None:
     stop, task = asyncio.Event(), asyncio.current_task()
 
-    def on_signal() -> None:
-        if stop.is_set() and task is not None:
-            task.cancel()
+    def give_back() -> None:
         stop.set()
+        if task is not None:
+            task.cancel()
 
-    asyncio.get_running_loop().add_signal_handler(_STOP_SIGNAL, on_signal)
+    asyncio.get_running_loop().add_signal_handler(_DRAIN, stop.set)
+    asyncio.get_running_loop().add_signal_handler(_GIVE_BACK, give_back)
     await writer.work(generate, options.file_types, stop=stop)
 
 
@@ -182,7 +190,7 @@ def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os.kill(os.getpid(), _STOP_SIGNAL)
+        os.kill(os.getpid(), _DRAIN)
 
 
 def _function(name: str) -> Callable[[Any], Any]:

@@ -42,8 +42,10 @@ GENERATE = """
 
 
 @contextmanager
-def running(folder: Path, uri: str, name: str, s3: S3, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    (folder / "mine.py").write_text(textwrap.dedent(GENERATE))
+def running(
+    folder: Path, uri: str, name: str, s3: S3, *arguments: str, source: str = GENERATE
+) -> Iterator["subprocess.Popen[bytes]"]:
+    (folder / "mine.py").write_text(textwrap.dedent(source))
     environment = {
         "AWS_ACCESS_KEY_ID": s3.access_key,
         "AWS_SECRET_ACCESS_KEY": s3.secret_key,
@@ -89,6 +91,36 @@ def test_worker_run_drains_and_gives_back(
     assert (found["status"], found["attempts"]) == ("waiting", 0)
     assert b"released: job " in log
     assert b"finished: job " in log
+
+
+STOP_AT_A_DEATH = """
+    import os
+    import signal
+
+    wait_for_process = os.waitpid
+
+    def waitpid(pid, options):
+        ended, status = wait_for_process(pid, options)
+        if ended:
+            signal.raise_signal(signal.SIGTERM)
+        return ended, status
+
+    os.waitpid = waitpid
+
+    def generate(job):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_worker_run_ends_by_a_signal_that_comes_as_a_process_dies(
+    mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path
+) -> None:
+    JobsWriter(initialized).request(1, "E")
+    with running(
+        tmp_path, mongodb_uri, initialized.name, s3, "mine:generate", "--processes=2", source=STOP_AT_A_DEATH
+    ) as process:
+        _, log = process.communicate(timeout=SECONDS)
+    assert (process.returncode, b"Traceback" in log) == (0, False)
 
 
 def test_worker_run_replaces_a_process_that_dies(
