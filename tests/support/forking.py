@@ -65,10 +65,8 @@ _programs: list[subprocess.Popen[bytes]] = []
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
-    """Whether a fork is the same as a new program: coverage and the interpreter's own variables need a start."""
-    return "COVERAGE_PROCESS_CONFIG" not in os.environ and all(
-        name.startswith(READ_BY_THE_SERVER) for name in environment
-    )
+    """Whether a fork with these changes of the environment is the same as a new program."""
+    return all(name.startswith(READ_BY_THE_SERVER) for name in environment)
 
 
 def fork(
@@ -91,7 +89,12 @@ def _requests() -> socket.socket:
     with theirs:
         command = [sys.executable, "-P", zygote.__file__, str(theirs.fileno())]
         process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            # Coverage measures the forks, and not this program.
+            env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     _programs.append(process)
     return ours

@@ -16,6 +16,8 @@ import socket
 import sys
 from typing import Any
 
+import coverage
+
 # What the command `serve` imports when it runs. A fork of this process has it already.
 import genstatus_server.cli
 import genstatus_server.server.app
@@ -59,6 +61,7 @@ def become(request: dict[str, Any], standard: list[int]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    coverage.process_startup()  # It measures where the environment says so, as at the start of any Python.
     sys.argv[1:] = request["arguments"]
 
 
