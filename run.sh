@@ -39,7 +39,7 @@ Usage:
   ./run.sh              install what is needed, then run the server with sample data on an embedded
                         MongoDB and S3, and print calls to try; Ctrl-C stops everything
   ./run.sh test [ARG…]  install what the tests need, then run tox (with ARG…, such as: -e py311); without ARG…, every
-                        environment of tox.ini, two at a time
+                        environment of tox.ini, three at a time
   ./run.sh faults [ARG…] install the same, then kill, freeze and cut off whatever the server leans on, and see that it
                         keeps what docs/guarantees.md promises (about half an hour; ARG…, such as -k primary, go to
                         pytest; FAULTS=quick: a few minutes)
@@ -156,10 +156,10 @@ show_pyenv_interpreters() {
 choose_what_is_measured() {
     local environment measured=
     if ((!$#)) || [[ $* == *coverage* ]]; then
-        measured="$(newest_environment) faults e2e"
+        measured=$(newest_environment)
     fi
-    for environment in $(pythons promised | sed 's/3\./py3/') faults e2e lowest; do
-        [[ " $measured " == *" $environment "* ]] || export "RUN_$environment=python"
+    for environment in $(pythons promised | sed 's/3\./py3/') lowest; do
+        [[ $environment == "$measured" ]] || export "RUN_$environment=python"
     done
 }
 
@@ -227,9 +227,9 @@ run_tests() {
     export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
     if ((!$#)); then
         # Tests wait, and so do installations: what one environment leaves of the processors another one takes.
-        how=(run-parallel --parallel 2)
+        how=(run-parallel --parallel 3)
         export SUITE_WORKERS=${SUITE_WORKERS:-4}
-        say 'two environments at a time; the output of each comes when it is through'
+        say 'three environments at a time; the output of each comes when it is through'
     fi
     log=$(mktemp)
     # shellcheck disable=SC2064 # the name as it is now

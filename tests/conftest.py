@@ -52,6 +52,9 @@ LIMITS = {
     "genstatus_server.web.held.CHECK_SECONDS": 60.0,
 }
 
+#: Where this process's tests have their documents.
+WORLD_DATABASE = f"test_{uuid.uuid4().hex}"
+
 running_services = pytest.StashKey[services.Services]()
 
 
@@ -150,6 +153,7 @@ def sync_mongodb(mongodb_uri: str) -> Iterator["pymongo.MongoClient[dict[str, An
     """A client that blocks, for preparing and clearing away: never inside a running loop."""
     with pymongo.MongoClient[dict[str, Any]](mongodb_uri) as client:
         yield client
+        client.drop_database(WORLD_DATABASE)
 
 
 @pytest.fixture
@@ -197,25 +201,19 @@ def s3(request: pytest.FixtureRequest) -> services.S3:
     return server
 
 
-@pytest.fixture(scope="session")
-def worker_database(sync_mongodb: "pymongo.MongoClient[dict[str, Any]]") -> "Iterator[Database[dict[str, Any]]]":
-    name = f"test_{uuid.uuid4().hex}"
-    yield sync_mongodb[name]
-    sync_mongodb.drop_database(name)
-
-
 @pytest.fixture
-def world_database_name(worker_database: "Database[dict[str, Any]]") -> Iterator[str]:
+def world_database_name(sync_mongodb: "pymongo.MongoClient[dict[str, Any]]") -> Iterator[str]:
     """An empty database without validators and indexes.
 
     It is this worker's own, and emptied after each test: MongoDB takes ten times as long to drop and make one.
     """
-    yield worker_database.name
-    if is_plain(worker_database):
-        for collection in worker_database.list_collection_names():
-            worker_database[collection].delete_many({})
+    yield WORLD_DATABASE
+    database = sync_mongodb[WORLD_DATABASE]
+    if is_plain(database):
+        for collection in database.list_collection_names():
+            database[collection].delete_many({})
     else:
-        worker_database.client.drop_database(worker_database.name)
+        sync_mongodb.drop_database(WORLD_DATABASE)
 
 
 def is_plain(database: "Database[dict[str, Any]]") -> bool:
