@@ -217,12 +217,12 @@ def world_database_name(sync_mongodb: "pymongo.MongoClient[dict[str, Any]]") -> 
 
 
 def is_plain(database: "Database[dict[str, Any]]") -> bool:
-    """Whether it has collections only, and these no options, and no index but the one that each collection has."""
+    """Whether it has the server's collections only, without options and with no index but that of `_id`."""
     collections = list(database.list_collections())
     return all(
         each["type"] == "collection"
         and not each["options"]
-        and not each["name"].startswith("system.")
+        and each["name"] in VALIDATORS
         and len(database[each["name"]].index_information()) == 1
         for each in collections
     )
