@@ -88,6 +88,7 @@ class Recorder:
 
     async def while_held(self, token: str, then: Callable[[], Awaitable[object]]) -> HTTPResponse:
         """The answer to a request for F that is held until `then` was done."""
+        await seen_by(self.server, self.world)
         held = asyncio.ensure_future(self.fetch("submission_id=1&file_type=F&wait=true", token=token))
         await self.server.held()
         await then()

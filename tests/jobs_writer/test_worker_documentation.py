@@ -166,7 +166,7 @@ def test_a_history_can_be_kept_as_the_document_says(initialized: "Database[dict[
     try:
         with pytest.raises(Enough):
             exec(recipe, {"database": initialized, "last_token": lambda: token, "remember": remember})  # noqa: S102 - ours
-        history = list(initialized["job_history"].find(sort=[("at", 1)]))
+        history = list(initialized["job_history"].find(sort=[("at", 1), ("_id", 1)]))
     finally:
         initialized.drop_collection("job_history")
     assert [entry["status"] for entry in history] == ["waiting", "running", "finished", "deleted"]

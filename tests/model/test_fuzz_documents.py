@@ -139,7 +139,7 @@ def test_a_job_with_any_id(server: Server, world: World, io_loop: IOLoop, job_id
     async def ask() -> None:
         number = await put_submission(world)
         await world.jobs.delete_one({"submission_id": number - 1})  # Another example may have had the same id.
-        await world.jobs.delete_one({"_id": job_id})
+        await world.jobs.delete_one({"_id": {"$eq": job_id}})
         await world.jobs.insert_one(raw({"_id": job_id, "submission_id": number} | GOOD_JOB))
         with capture_logs() as records:
             answer = check_sane(await server.check(submission_id=number))
@@ -323,13 +323,14 @@ def test_any_document_passes_by_a_hold(
     async def hold() -> None:
         number = await put_submission(world)
         documents = world.database[collection]
-        assume(not await documents.count_documents({"_id": document_id}))
+        this = {"_id": {"$eq": document_id}}  # Without the operator, some values would be read as a query.
+        assume(not await documents.count_documents(this))
         await world.jobs.insert_one({"_id": number, "submission_id": number} | GOOD_JOB | {"status": "waiting"})
         with capture_logs() as records:
             answer = asyncio.ensure_future(server.check(submission_id=number, wait="true", timeout=30))
             await server.held()
             await documents.insert_one(raw({"_id": document_id, "user_id": value, "status": value}))
-            await documents.delete_one({"_id": document_id})
+            await documents.delete_one(this)
             await world.jobs.update_one({"_id": number}, {"$set": {"status": "finished"}})
             response = await asyncio.wait_for(answer, SOON)
         no_defects(records)

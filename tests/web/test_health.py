@@ -16,7 +16,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.server.app import open_services
-from tests.support.server import DEADLINE, ROUTE, Server, body, remember, serve, settings_for, start, until
+from tests.support.server import DEADLINE, ROUTE, Server, body, remember, seen_by, serve, settings_for, start, until
 from tests.support.services import S3
 from tests.support.world import USERS, World
 
@@ -226,6 +226,7 @@ async def test_the_holds_are_counted_exactly_after_any_churn(server: Server, wor
     staying = [ask("admin", "E") for _ in range(5)]
     for _ in range(3):
         await world.put_job(101, "D2")
+        await seen_by(server, world)
         leaving = [await leave_soon(server) for _ in range(30)]
         settled = [ask("reader", "D2") for _ in range(30)]
         refused = [ask("fabs", "E") for _ in range(10)]
