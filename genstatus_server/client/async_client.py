@@ -34,7 +34,8 @@ class AsyncGenerationClient:
         # Each call that waits holds a connection, and a call that cannot get one would look like a dead server.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = httpx.AsyncClient(**http_options(verify=verify, limits=limits))
-        self._timing = Timing(time.monotonic, random.random)
+        #: The clock, and what pauses between attempts are drawn from.
+        self.timing = Timing(time.monotonic, random.random)
 
     async def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:  # noqa: ASYNC109 - as in the client that blocks
         """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
@@ -55,7 +56,7 @@ class AsyncGenerationClient:
         `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
-        steps = rules.wait(self._timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
+        steps = rules.wait(self.timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return await self._follow(steps, submission_id, file_type)
 
     async def download(  # noqa: PLR0913 - the options by name
@@ -74,7 +75,7 @@ class AsyncGenerationClient:
         `DownloadFailed`, `GenerationRefused`, `WaitTimedOut` after `timeout` seconds, or OSError where the file
         cannot be written.
         """
-        steps = rules.download(self._timing, generation, timeout=timeout)
+        steps = rules.download(self.timing, generation, timeout=timeout)
         part = await asyncio.to_thread(PartFile, path, on_progress)
         try:
             await self._follow(steps, submission_id, file_type, part)
@@ -93,7 +94,7 @@ class AsyncGenerationClient:
         on_progress: Progress = lambda _received, _total: None,
     ) -> int:
         """`download` to a stream, which is written to in a thread; gives the number of bytes."""
-        steps = rules.download(self._timing, generation, timeout=timeout)
+        steps = rules.download(self.timing, generation, timeout=timeout)
         output = StreamOutput(stream, on_progress)
         await self._follow(steps, submission_id, file_type, output)
         return output.received

@@ -36,7 +36,8 @@ class GenerationClient:
     def __init__(self, base_url: str, session_token: str, *, verify: ssl.SSLContext | bool = True) -> None:
         self._target = Target(base_url, session_token)
         self._http = httpx.Client(**http_options(verify=verify))
-        self._timing = Timing(time.monotonic, random.random)
+        #: The clock, and what pauses between attempts are drawn from.
+        self.timing = Timing(time.monotonic, random.random)
 
     def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:
         """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
@@ -57,7 +58,7 @@ class GenerationClient:
         `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
-        steps = rules.wait(self._timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
+        steps = rules.wait(self.timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return self._follow(steps, submission_id, file_type)
 
     def download(  # noqa: PLR0913 - the options by name
@@ -75,7 +76,7 @@ class GenerationClient:
         `generation` saves a request where it was answered just now. Raises `DownloadFailed`, `GenerationRefused`,
         `WaitTimedOut` after `timeout` seconds, or OSError where the file cannot be written.
         """
-        steps = rules.download(self._timing, generation, timeout=timeout)
+        steps = rules.download(self.timing, generation, timeout=timeout)
         with closing(PartFile(path, on_progress)) as part:
             self._follow(steps, submission_id, file_type, part)
             return part.keep()
@@ -91,7 +92,7 @@ class GenerationClient:
         on_progress: Progress = lambda _received, _total: None,
     ) -> int:
         """`download` to a stream, which has a part of the file where this raises; gives the number of bytes."""
-        steps = rules.download(self._timing, generation, timeout=timeout)
+        steps = rules.download(self.timing, generation, timeout=timeout)
         output = StreamOutput(stream, on_progress)
         self._follow(steps, submission_id, file_type, output)
         return output.received

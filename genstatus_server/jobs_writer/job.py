@@ -75,7 +75,8 @@ class JobHandle(JobFacts):
         self.start_date, self.end_date = _time(document, "start"), _time(document, "end")
         self.generation, self.attempt = _whole(document, "generation", 0), _whole(document, "attempts", 0)
         self._tools = tools
-        self._keeper: LeaseKeeper | None = None
+        #: What prolongs the lease; None before the start.
+        self.keeper: LeaseKeeper | None = None
         self._is_finished = self._is_uploaded = self._is_settled = False
         self._sent: int | None = None
         self._size: int | None = None
@@ -84,12 +85,12 @@ class JobHandle(JobFacts):
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""
-        if self._keeper is not None and not self._is_settled:
-            self._keeper.check()
+        if self.keeper is not None and not self._is_settled:
+            self.keeper.check()
 
     def start(self) -> None:
         """Begin the generation that was requested: the job is `running`, and held."""
-        if self._keeper is not None:
+        if self.keeper is not None:
             return
         began = time.monotonic()
         change = changes.start(self.job_id, self.generation, self._lease)
@@ -102,8 +103,8 @@ class JobHandle(JobFacts):
     def hold(self, lease: Lease, claimed_at: float) -> None:
         """Keep the job, which `lease` has claimed; `claimed_at` is of the monotonic clock, before the claim."""
         self._lease, self._claimed_at = lease, claimed_at
-        self._keeper = LeaseKeeper(self._tools.jobs, self.job_id, lease, claimed_at)
-        weakref.finalize(self, self._keeper.abandon).atexit = False
+        self.keeper = LeaseKeeper(self._tools.jobs, self.job_id, lease, claimed_at)
+        weakref.finalize(self, self.keeper.abandon).atexit = False
         self._report("claimed")
 
     def upload(  # noqa: PLR0913 - options, by keyword
@@ -181,7 +182,7 @@ class JobHandle(JobFacts):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_settled or self._keeper is None or not self._keeper.is_of_this_process:
+        if self._is_settled or self.keeper is None or not self.keeper.is_of_this_process:
             return
         try:
             self._end(*ending_of(error))
@@ -191,7 +192,7 @@ class JobHandle(JobFacts):
             # The error of the block goes on; the lease runs out, and the job comes back.
             _log.warning("%r: its end was not written: %s", self, type(unwritten).__name__)
         finally:
-            self._keeper.stop()
+            self.keeper.stop()
 
     def _end(self, ending: Ending, message: str) -> None:
         if ending is Ending.LOST:
@@ -217,14 +218,14 @@ class JobHandle(JobFacts):
         self._settle(status)
 
     def _write(self, change: Change) -> None:
-        if self._keeper is None:
+        if self.keeper is None:
             raise self._lost()
-        self._keeper.write(change)
+        self.keeper.write(change)
 
     def _settle(self, kind: str) -> None:
         self._is_settled = True
-        if self._keeper is not None:
-            self._keeper.stop()
+        if self.keeper is not None:
+            self.keeper.stop()
         self._report(kind)
 
     def _report(self, kind: str) -> None:

@@ -45,7 +45,8 @@ class UrlSigner:
 
     def __init__(self, client: "S3Client") -> None:
         self._client = client
-        self._places = LRUCache[str, Place](_MOST_BUCKETS)
+        #: Where the objects of a bucket are, for the buckets used last.
+        self.places = LRUCache[str, Place](_MOST_BUCKETS)
 
     async def sign(
         self, bucket: str, key: str, disposition: str, expires: int, credentials: ReadOnlyCredentials
@@ -62,9 +63,9 @@ class UrlSigner:
 
     async def resolve(self, bucket: str) -> Place:
         """Where the objects of `bucket` are. Raises as `sign` does; it never suspends for I/O."""
-        place = self._places.get(bucket)
+        place = self.places.get(bucket)
         if place is None:
-            place = self._places[bucket] = await self._resolve(bucket)
+            place = self.places[bucket] = await self._resolve(bucket)
         return place
 
     async def _resolve(self, bucket: str) -> Place:

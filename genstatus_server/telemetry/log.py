@@ -101,7 +101,7 @@ def set_up(log_format: str) -> None:
     _render = _human_renderer(colors=is_terminal) if is_human else _json_line
     # Where standard error is closed, its number may be that of another file by now.
     descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
-    _writer = LogWriter(descriptor, _join, lambda count: _render("warning", "log_records_dropped", {"records": count}))
+    _writer = LogWriter(descriptor, join, lambda count: _render("warning", "log_records_dropped", {"records": count}))
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryRecords()], force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("tornado.application").addFilter(_is_no_flood)
@@ -160,7 +160,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _join(records: Sequence[str]) -> str:
+def join(records: Sequence[str]) -> str:
+    """The records as one text, without secrets."""
     together = "".join(records)
     # A secret in one record is no reason to search all of them.
     return "".join(map(scrub, records)) if _is_suspicious(together) else together

@@ -35,21 +35,22 @@ class LogWriter:
         self._size = 0
         self._is_writing = False
         # Its lock is reentrant: a record may be written by a destructor that runs in the middle of `write`.
-        self._changed = threading.Condition()
+        #: Notified when records are added or written.
+        self.changed = threading.Condition()
         # A daemon: at exit it may hang in a pipe that nobody reads.
         threading.Thread(target=self._run, name="log", daemon=True).start()
         atexit.register(self.wait_written)
 
     def write(self, record: str) -> int:
         """Have this record written soon."""
-        with self._changed:
+        with self.changed:
             if self._size + len(record) > _ROOM:
                 self.dropped += 1
             else:
                 self._records.append(record)
                 self._size += len(record)
                 if len(self._records) == 1:
-                    self._changed.notify_all()
+                    self.changed.notify_all()
         return len(record)
 
     def flush(self) -> None:
@@ -57,18 +58,18 @@ class LogWriter:
 
     def wait_written(self, seconds: float = _EXIT_SECONDS) -> None:
         """Block until everything is written, for `seconds` at most."""
-        with self._changed:
-            self._changed.wait_for(lambda: not (self._records or self._is_writing), seconds)
+        with self.changed:
+            self.changed.wait_for(lambda: not (self._records or self._is_writing), seconds)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self.changed:
                 self._is_writing = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._records)
+                self.changed.notify_all()
+                self.changed.wait_for(lambda: self._records)
                 self._is_writing = True
             time.sleep(_COLLECTING_SECONDS)
-            with self._changed:
+            with self.changed:
                 records, self._records, self._size = self._records, [], 0
             self._write_out(records)
 
@@ -81,7 +82,7 @@ class LogWriter:
                     self._send([self._say_dropped(dropped)])
                     self._said += dropped
             except OSError:  # Nobody reads any more, or the disk is full.
-                with self._changed:
+                with self.changed:
                     self.dropped += len(group)
 
     def _send(self, records: Sequence[str]) -> None:

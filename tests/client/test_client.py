@@ -177,7 +177,7 @@ async def test_a_download_that_is_cut_is_begun_anew(
 ) -> None:
     network.worsen([Fault(cut=0), Fault(cut=200_000), Fault(status=502)])
     async with front(server.base_url, "owner") as client:
-        client.inner._timing = Timing(client.inner._timing.clock, lambda: 0.0)
+        client.inner.timing = Timing(client.inner.timing.clock, lambda: 0.0)
         path = await client.download(1, "D1", tmp_path / "D1.csv", timeout=60)
     assert path.read_bytes() == CONTENT
     assert network.requests == 4
@@ -194,7 +194,7 @@ async def test_a_stream_gets_the_file_once(
     network.worsen([Fault(cut=200_000)])
     stream = io.BytesIO()
     async with front(server.base_url, "owner") as client:
-        client.inner._timing = Timing(client.inner._timing.clock, lambda: 0.0)
+        client.inner.timing = Timing(client.inner.timing.clock, lambda: 0.0)
         assert await client.download_to(1, "D1", stream, timeout=60) == len(CONTENT)
     assert stream.getvalue() == CONTENT
     assert network.requests == 2
@@ -205,7 +205,7 @@ async def test_a_file_of_another_size_is_not_taken(
 ) -> None:
     await world.finish(size=len(CONTENT) + 1)
     async with front(server.base_url, "owner") as client:
-        client.inner._timing = Timing(client.inner._timing.clock, lambda: 0.0)
+        client.inner.timing = Timing(client.inner.timing.clock, lambda: 0.0)
         with pytest.raises(DownloadFailed, match=f"{len(CONTENT)} bytes came instead of {len(CONTENT) + 1}"):
             await client.download(1, "D1", tmp_path / "D1.csv")
     assert network.requests == 5

@@ -1,4 +1,7 @@
-"""No wake-up is lost, and who lost access before is told nothing: many seeded trials at random moments."""
+"""No wake-up is lost, and who lost access before gets no status: many seeded trials at random moments.
+
+`tests/faults/test_wakeups.py` has more, at chosen moments of a request.
+"""
 
 import asyncio
 import random
@@ -38,35 +41,6 @@ async def prepare(world: World, number: int) -> None:
     await world.submissions.insert_one({"_id": number, "user_id": 11})
     await world.jobs.insert_one({"_id": number, "submission_id": number, "file_type": "D1", "status": "waiting"})
     await world.log_in(f"session {number}", 11)
-
-
-async def finish(world: World, number: int) -> None:
-    await world.jobs.update_one({"_id": number}, {"$set": FINISHED})
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_a_job_that_is_finished_at_any_moment_settles_the_hold(server: Server, world: World, seed: int) -> None:
-    loop = asyncio.get_running_loop()
-
-    async def trial(number: int, chance: random.Random) -> None:
-        number += 1000
-        await prepare(world, number)
-        if chance.random() < 1 / 2:  # Then the server remembers it as waiting.
-            assert body(await server.check(submission_id=number))["status"] == "waiting"
-        finishing = asyncio.ensure_future(later(chance.uniform(0, 0.02), lambda: finish(world, number)))
-        await asyncio.sleep(chance.uniform(0, 0.02))
-        response = await server.check(submission_id=number, wait="true", timeout=20)
-        answered_at = loop.time()
-        assert response.headers["X-Wait-Result"] == "settled"
-        assert body(response)["status"] == "finished"
-        assert answered_at - await finishing < SOON
-
-    async def later(seconds: float, write: Callable[[], Awaitable[None]]) -> float:
-        await asyncio.sleep(seconds)
-        await write()
-        return loop.time()
-
-    await all_of(trial, TRIALS // 2, seed)
 
 
 async def test_a_job_that_moves_on_step_by_step_settles_the_hold(server: Server, world: World) -> None:

@@ -110,8 +110,8 @@ def heartbeats() -> int:
 
 def stop_heartbeat(job: Any) -> None:
     """As if the worker of `job` had died."""
-    if job._keeper is not None:
-        job._keeper.stop()
+    if job.keeper is not None:
+        job.keeper.stop()
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

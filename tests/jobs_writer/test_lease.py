@@ -131,7 +131,7 @@ async def test_heartbeat_finds_out_that_the_lease_is_lost(bench: Bench) -> None:
     await job.start()
     job.check_lease()
     bench.jobs.delete_one({"_id": job.job_id})
-    await asyncio.to_thread(job._keeper.beat)
+    await asyncio.to_thread(job.keeper.beat)
     with pytest.raises(LeaseLost):
         job.check_lease()
     stop_heartbeat(job)
@@ -149,7 +149,7 @@ async def test_heartbeat_outlives_any_error(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(job._keeper, "_change", fail)
+        patch.setattr(job.keeper, "_change", fail)
         await until(lambda: type(error).__name__ in caplog.text)
         await until(lambda: is_lost(job))
     assert "secret" not in caplog.text

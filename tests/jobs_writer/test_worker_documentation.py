@@ -152,8 +152,8 @@ def test_a_history_can_be_kept_as_the_document_says(initialized: "Database[dict[
     with initialized["jobs"].watch() as changes:
         token = changes.resume_token
     with JobsWriter(initialized, owner="the test").request(1, "E") as job:
-        assert job._keeper is not None
-        job._keeper.beat()
+        assert job.keeper is not None
+        job.keeper.beat()
         job.finish(5, key="E.csv")
     initialized["jobs"].delete_one({"_id": job.job_id})
     seen = []

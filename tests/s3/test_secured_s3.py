@@ -97,6 +97,6 @@ async def test_whoever_trusts_the_authority_uploads_and_downloads(
         await client.download(SUBMISSION, "E", path)
         assert path.read_bytes() == CONTENT
         stranger = await stack.enter_async_context(AsyncGenerationClient(server.base_url, "owner"))
-        stranger._timing = type(stranger._timing)(stranger._timing.clock, lambda: 0.0)  # No pause between its tries.
+        stranger.timing = type(stranger.timing)(stranger.timing.clock, lambda: 0.0)  # No pause between its tries.
         with pytest.raises(DownloadFailed, match=r"(?i)certificate.verify.failed|ConnectError"):
             await stranger.download(SUBMISSION, "E", path.with_name("F.csv"))

@@ -44,7 +44,7 @@ async def test_signer_caches_a_bounded_number_of_buckets(monkeypatch: pytest.Mon
         for number in [*range(5), 0]:
             url = await signer.sign(f"bucket-{number}", "D1.csv", "attachment", 60, CREDENTIALS)
             assert urlsplit(url).path == f"/bucket-{number}/D1.csv"
-        assert len(signer._places) == 2
+        assert len(signer.places) == 2
 
 
 async def test_signer_refuses_what_is_no_bucket() -> None:

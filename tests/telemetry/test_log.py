@@ -86,7 +86,7 @@ def test_log_writer_takes_a_record_written_by_a_destructor() -> None:
     """Python runs destructors anywhere, also in the middle of a write by the same thread."""
     with pipe() as (reader, end):
         writer = writer_on(end)
-        with writer._changed:
+        with writer.changed:
             writer.write("in the middle\n")
         assert os.read(reader, 100) == b"in the middle\n"
 
@@ -98,8 +98,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     before = root.handlers[:], root.level
     path = tmp_path / "log"
     # Now, and not behind the test: what they are at this moment is what they become again.
-    monkeypatch.setattr(log, "_writer", log._writer)
-    monkeypatch.setattr(log, "_render", log._render)
+    as_imported = dict(vars(log))
     with path.open("w") as stream:
 
         def set_up(log_format: str) -> Callable[[], str]:
@@ -115,6 +114,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield set_up
         logging.captureWarnings(capture=False)
         root.handlers[:], root.level = before
+        vars(log).update(as_imported)
 
 
 def test_log_writes_records_of_this_and_of_libraries_as_json(written: Callable[[str], Callable[[], str]]) -> None:
@@ -162,7 +162,7 @@ def test_log_set_up_without_a_standard_error_drops_nothing_and_raises_nothing(
 
 def test_log_join_scrubs_only_the_record_with_a_secret() -> None:
     harmless = f'{{"request_id": "{SECRET}"}}\n'  # An id of the caller's own that looks like a digest.
-    assert log._join([harmless, f"/session={SECRET}\n"]) == harmless + "/session=***\n"
+    assert log.join([harmless, f"/session={SECRET}\n"]) == harmless + "/session=***\n"
 
 
 def driver_errors(uri: str) -> Iterator[PyMongoError]:

@@ -47,7 +47,7 @@ class _Python(Patient):
 
     async def wait(self, url: str, hold: float) -> str | int:
         async with self.front(url, "owner") as client:
-            client.inner._timing = Timing(client.inner._timing.clock, lambda: 0.0)
+            client.inner.timing = Timing(client.inner.timing.clock, lambda: 0.0)
             try:
                 return (await client.wait_for_generation(1, "D1", hold=hold, timeout=node.SECONDS)).status
             except GenerationRefused as refused:

@@ -63,7 +63,7 @@ class Streams:
 
     def unread(self) -> int:
         """Bytes that have come and are no request yet."""
-        return sum(each._read_buffer_size for each in self._new())
+        return sum(each._read_buffer_size for each in self._new())  # noqa: SLF001 - Tornado shows it nowhere else
 
     def _new(self) -> list[ClientStream]:
         others = set(map(id, self._others))
