@@ -67,14 +67,14 @@ is_suitable() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
-# pythons KIND: the interpreters of tox.ini's list, oldest first, as 3.11; KIND is `promised` or `tried`.
+# pythons KIND: the interpreters of tox.ini's list, newest first, as 3.11; KIND is `promised` or `tried`.
 pythons() {
     sed -n "s/^$1 = //p" tox.ini | tr -s ', ' '\n' | sed 's/^py3/3./'
 }
 
 find_python() {
     local version
-    for version in $(pythons promised | tac) 3; do
+    for version in $(pythons promised) 3; do
         if is_suitable "python$version"; then
             printf '%s\n' "python$version"
             return
@@ -153,20 +153,23 @@ show_pyenv_interpreters() {
 
 # Coverage makes tests slower, and shows the same on each Python: it is measured on the newest one of this machine, and
 # only where the report is wanted. tox.ini asks RUN_py311 and its like what to run pytest with; by itself it measures.
+# Where all Pythons are run, what is marked as one_python is run on that one, too.
 choose_what_is_measured() {
     local environment measured=
     if ((!$#)) || [[ $* == *coverage* ]]; then
         measured=$(newest_environment)
     fi
-    for environment in $(pythons promised | sed 's/3\./py3/') lowest; do
-        [[ $environment == "$measured" ]] || export "RUN_$environment=python"
+    for environment in $({ pythons promised && pythons tried; } | sed 's/3\./py3/') lowest; do
+        [[ $environment != "$measured" ]] || continue
+        export "RUN_$environment=python"
+        (($#)) || export "SUITE_PART_$environment=--without-one-python"
     done
 }
 
 # The name of the environment with the newest Python that is promised and there.
 newest_environment() {
     local version
-    for version in $(pythons promised | tac); do
+    for version in $(pythons promised); do
         if is_suitable "python$version"; then
             printf 'py%s\n' "${version/./}"
             return
@@ -229,7 +232,7 @@ run_tests() {
         # Tests wait, and so do installations: what one environment leaves of the processors another one takes.
         how=(run-parallel --parallel 3)
         export SUITE_WORKERS=${SUITE_WORKERS:-4}
-        say 'three environments at a time; the output of each comes when it is through'
+        say 'three environments at a time, the output of each when it is through; on one Python only: what pytest marks one_python'
     fi
     log=$(mktemp)
     # shellcheck disable=SC2064 # the name as it is now

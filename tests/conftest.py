@@ -59,6 +59,9 @@ running_services = pytest.StashKey[services.Services]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "one_python: what is tested is not Python's: on one Python of a whole run is enough"
+    )
     config.addinivalue_line("markers", "timeout(seconds): longer than other async tests may take (pytest-tornasync)")
     forget_the_shell()
     if not hasattr(config, "workerinput"):
@@ -78,7 +81,20 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["services"] = {name: tuple(shared.address(name)) for name in services.MANAGERS}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-one-python", action="store_true", help="deselect what another Python of the same run tests"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.without_one_python:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("one_python")])
+        items[:] = [item for item in items if not item.get_closest_marker("one_python")]
+    give_the_loop(items)
+
+
+def give_the_loop(items: list[pytest.Item]) -> None:
     """Hand the loop to every async test, as the first fixture: it is closed last."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.scripted_node import Reply, wait_by_script
 
+pytestmark = pytest.mark.one_python
+
 FINISHED: Reply = {"body": {"status": "finished", "file_type": "D1", "url": "http://s3/D1.csv"}}
 WAITING = {"status": "waiting", "file_type": "D1"}
 

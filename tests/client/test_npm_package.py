@@ -4,8 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 import genstatus_server
 from genstatus_server.web.static_files import STATIC_FILES
+
+pytestmark = pytest.mark.one_python
 
 STATIC = Path(genstatus_server.__file__).parent / "web" / "static"
 CLIENT = (STATIC / "genstatus.js").read_text()

@@ -27,6 +27,8 @@ from genstatus_server.settings import Settings
 from tests.support.embedded_processes import wait_until
 from tests.support.services import S3
 
+pytestmark = pytest.mark.one_python
+
 Client = pymongo.MongoClient[dict[str, Any]]
 Jobs = pymongo.collection.Collection[dict[str, Any]]
 

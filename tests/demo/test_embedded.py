@@ -27,6 +27,8 @@ from genstatus_server.model.errors import StartupError
 from tests.support.embedded_processes import another_server, processes_in, wait_until
 from tests.support.processes import DEADLINE, running_server
 
+pytestmark = pytest.mark.one_python
+
 
 def start_and_stop(folder: Path, **which: bool) -> EmbeddedServices:
     async def run() -> EmbeddedServices:

@@ -45,6 +45,8 @@ from tests.support.scripted import (
 if TYPE_CHECKING:
     from datetime import datetime
 
+pytestmark = pytest.mark.one_python
+
 DEPTH: Final = int(os.environ.get("INTERLEAVING_DEPTH", "4"))
 #: Seconds of the hold; far more than any step takes.
 HOLD_SECONDS: Final = 1000.0

@@ -13,6 +13,8 @@ import pytest
 from tests.support.server import Server, body
 from tests.support.world import Document, World, token_hash
 
+pytestmark = pytest.mark.one_python
+
 TRIALS = 150
 REVOCATIONS = 60
 AT_ONCE = 15

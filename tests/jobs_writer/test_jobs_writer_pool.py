@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from genstatus_server.jobs_writer import JobHandle, JobsWriter
 from tests.support import worker_pool
 from tests.support.embedded_processes import wait_until
 
 if TYPE_CHECKING:
     from pymongo.database import Database
+
+pytestmark = pytest.mark.one_python
 
 WORKERS = 50
 JOBS = 250

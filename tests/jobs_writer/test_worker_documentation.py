@@ -21,6 +21,8 @@ from tests.support.services import S3
 if TYPE_CHECKING:
     from pymongo.database import Database
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "worker.py"
 DEADLINE = 60.0

@@ -17,6 +17,8 @@ from tests.support.services import S3
 if TYPE_CHECKING:
     from pymongo.database import Database
 
+pytestmark = pytest.mark.one_python
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "workers.md"
 HELD = ("running", "uploaded", "generated")
 Arrow = tuple[str, str, str]

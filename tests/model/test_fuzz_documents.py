@@ -23,6 +23,8 @@ from tests.support.bson_values import INVALID_TEXT, any_id, any_value, is_future
 from tests.support.server import Server, body
 from tests.support.world import Document, World, in_future, token_hash
 
+pytestmark = pytest.mark.one_python
+
 KEYS = ["job_id", "status", "file_type", "url", "size", "start", "end", "message", "generated_at"]
 DEFECTS = {"request_defect", "change_stream_defect"}
 #: Seconds by which a hold must have seen a change.

@@ -9,6 +9,8 @@ from tornado.ioloop import IOLoop
 from tests.support.server import Server, seen_by
 from tests.support.world import World
 
+pytestmark = pytest.mark.one_python
+
 
 class Profiler:
     """The aggregations that the server has sent since it was last asked."""

@@ -20,6 +20,8 @@ from tests.support.processes import ServerProcess, credentials, flags_for, runni
 from tests.support.secured import PASSWORD, Client, SecuredMongoDB, secured_mongodb
 from tests.support.services import S3
 
+pytestmark = pytest.mark.one_python
+
 NAME = "genstatus"
 HELD = "/v1/check_generation_status/?submission_id=1&file_type=E&wait=true"
 NOT_ALLOWED = 13

@@ -7,6 +7,8 @@ import pymongo
 import pytest
 from pymongo.errors import DuplicateKeyError, WriteError
 
+pytestmark = pytest.mark.one_python
+
 Document = dict[str, Any]
 Database = pymongo.database.Database[Document]
 

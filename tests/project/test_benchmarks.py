@@ -18,6 +18,8 @@ from benchmarks.procfs import accept_queue, cpu_seconds, memory, processes_of
 from benchmarks.table import Row, Target, markdown, number
 from tests.support.processes import wait_until
 
+pytestmark = pytest.mark.one_python
+
 
 def row(ours: list[float], theirs: list[float] | None, target: Target | None) -> Row:
     return Row("polls", "polls & <holds>", "/s", ours, theirs, "bare", target)

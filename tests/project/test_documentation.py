@@ -8,6 +8,8 @@ import pytest
 
 from genstatus_server.settings import OPTIONS, load_settings
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 #: A test module, and mostly a test in it, as pytest is told which to run.

@@ -14,6 +14,8 @@ from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.web.answers import dump_answer
 from tests.support.requirements import require
 
+pytestmark = pytest.mark.one_python
+
 PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
 EXPRESSIONS = re.findall(r"^```js\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 MOMENT = "2022-01-15T14:25:40.000Z"

@@ -21,6 +21,8 @@ from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
 from genstatus_server.s3.presigner import Presigner, open_presigner
 
+pytestmark = pytest.mark.one_python
+
 ACCESS_POINT = "arn:aws:s3:eu-west-1:123456789012:accesspoint/reports"
 LAMBDA_ACCESS_POINT = "arn:aws:s3-object-lambda:us-west-2:123456789012:accesspoint/reports"
 OUTPOST = "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-01234567890123456/accesspoint/reports"

@@ -29,6 +29,8 @@ from tests.support.world import SUBMISSION, World
 if TYPE_CHECKING:
     import pymongo
 
+pytestmark = pytest.mark.one_python
+
 CONTENT = b"file_type,award_id\r\nE,1\r\n"
 
 

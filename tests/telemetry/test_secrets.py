@@ -18,6 +18,8 @@ from tests.support.processes import ServerProcess, credentials, flags_for, runni
 from tests.support.services import S3
 from tests.support.world import in_future, token_hash
 
+pytestmark = pytest.mark.one_python
+
 Client = pymongo.MongoClient[dict[str, Any]]
 
 PASSWORD = "pass-w0rd/of@mongodb"

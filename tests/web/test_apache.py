@@ -9,6 +9,8 @@ from tests.support.apache import running_apache
 from tests.support.server import Server
 from tests.support.world import World
 
+pytestmark = pytest.mark.one_python
+
 QUERY = "/v1/generation_statuses/?submission_id=1&file_type=D1,D2"
 TOKEN = {"X-Session-ID": "owner"}
 

@@ -21,6 +21,8 @@ from tests.support.loops import lateness
 from tests.support.server import Server, remember, until
 from tests.support.world import World
 
+pytestmark = pytest.mark.one_python
+
 GRACE = 1.5
 CYCLE = 0.01
 BACKOFF = 0.05

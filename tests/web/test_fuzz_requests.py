@@ -15,6 +15,8 @@ from tornado.ioloop import IOLoop
 
 from tests.support.server import ROUTE, Server
 
+pytestmark = pytest.mark.one_python
+
 PARAMETERS = ["submission_id", "file_type", "wait", "timeout"]
 #: Messages of a 400 that name no parameter's fault.
 OTHER_MESSAGES = {"submission_id is required", "No such submission"}

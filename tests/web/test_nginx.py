@@ -16,6 +16,8 @@ from tests.support.nginx import CONF, Nginx, running_nginx
 from tests.support.server import ROUTE, Server, until
 from tests.support.world import World
 
+pytestmark = pytest.mark.one_python
+
 QUERY = ROUTE + "?submission_id=1&file_type=D1"
 TOKEN = {"X-Session-ID": "owner"}
 

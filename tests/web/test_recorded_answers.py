@@ -11,6 +11,8 @@ from genstatus_server.client.rules import Reply, read
 from tests.record_answers import FOLDER, as_text, record
 from tests.support.world import World
 
+pytestmark = pytest.mark.one_python
+
 RECORDINGS = sorted(FOLDER.glob("*.json"))
 
 
