@@ -88,7 +88,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.without_one_python:
+    if config.getoption("without_one_python", default=False):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("one_python")])
         items[:] = [item for item in items if not item.get_closest_marker("one_python")]
     give_the_loop(items)
