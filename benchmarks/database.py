@@ -16,7 +16,7 @@ from pymongo import MongoClient, WriteConcern
 from benchmarks.clients.writer import finished
 from benchmarks.programs import BenchmarkFailed
 from genstatus_server.demo.embedded import running_mongod
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 
 NAME: Final = "benchmark"
 #: Held requests of one login session; the server admits 64.

@@ -21,8 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from tornado.ioloop import IOLoop
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.mongo.migration import initialize
-from genstatus_server.mongo.schema import VALIDATORS
+from genstatus_server.mongo.schema import VALIDATORS, initialize
 from tests.support import forking, secrecy, services
 from tests.support.loops import clean_io_loop
 from tests.support.requirements import require

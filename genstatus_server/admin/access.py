@@ -12,12 +12,15 @@ from genstatus_server.admin.database import (
     ID,
     Command,
     Document,
+    duration,
     find_user,
     insert_with_free_id,
     printable,
+    show_all,
+    show_one,
     with_database,
+    with_json,
 )
-from genstatus_server.admin.output import duration, show_all, show_one, with_json
 from genstatus_server.model.access import hash_token
 from genstatus_server.mongo.queries import SESSIONS, USERS
 

@@ -13,12 +13,11 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
 from genstatus_server.admin.check_s3 import check_s3
-from genstatus_server.admin.database import printable
-from genstatus_server.admin.output import Finding, Result, show_findings, with_json
+from genstatus_server.admin.database import Finding, Result, printable, show_findings, with_json
 from genstatus_server.model.errors import StartupError
 from genstatus_server.mongo.errors import explain
-from genstatus_server.mongo.migration import initialize, open_client
 from genstatus_server.mongo.queries import FIELDS, JOBS
+from genstatus_server.mongo.schema import initialize, open_client
 from genstatus_server.settings import mongodb_settings, with_flags
 
 Document = dict[str, Any]

@@ -14,7 +14,7 @@ import structlog
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 
-from genstatus_server.admin.output import Finding, Result
+from genstatus_server.admin.database import Finding, Result
 from genstatus_server.model.errors import ServiceUnavailable, StartupError
 from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.s3.presigner import open_presigner

@@ -8,8 +8,8 @@ from pymongo.database import Database
 
 from genstatus_server.admin.database import Document, with_database
 from genstatus_server.jobs_writer.changes import COUNTERS
-from genstatus_server.mongo.migration import initialize
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
+from genstatus_server.mongo.schema import initialize
 from genstatus_server.settings import mongodb_settings, with_flags
 
 _EVERY: Final = ""

@@ -6,8 +6,19 @@ from typing import Any
 import click
 from pymongo.database import Database
 
-from genstatus_server.admin.database import ID, Document, find_user, insert_with_free_id, printable, with_database
-from genstatus_server.admin.output import age, duration, show_all, show_one, with_json
+from genstatus_server.admin.database import (
+    ID,
+    Document,
+    age,
+    duration,
+    find_user,
+    insert_with_free_id,
+    printable,
+    show_all,
+    show_one,
+    with_database,
+    with_json,
+)
 from genstatus_server.model.jobs import FILE_TYPES, GenerationStatus, Job, job_from_document
 from genstatus_server.mongo.queries import JOBS, SUBMISSIONS
 

@@ -6,15 +6,18 @@
 Needs neither the server nor what the server is made of.
 """
 
-from .answers import Generation, Phase, Status, Update
-from .async_client import AsyncGenerationClient
-from .errors import (
+from .answers import (
     DownloadFailed,
+    Generation,
     GenerationError,
     GenerationRefused,
+    Phase,
     ServerUnavailable,
+    Status,
+    Update,
     WaitTimedOut,
 )
+from .async_client import AsyncGenerationClient
 from .sync_client import GenerationClient
 
 __all__ = [

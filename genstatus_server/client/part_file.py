@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import DownloadFailed
+from .answers import DownloadFailed
 from .rules import refusal
 
 #: Told while a file is downloaded: bytes that have come, and bytes in all where that is known.

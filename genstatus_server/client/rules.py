@@ -12,8 +12,17 @@ from email.utils import parsedate_to_datetime
 from math import inf
 from typing import Any, Final
 
-from .answers import Generation, Phase, Status, Update, generation_from
-from .errors import DownloadFailed, GenerationRefused, ServerUnavailable, WaitTimedOut
+from .answers import (
+    DownloadFailed,
+    Generation,
+    GenerationRefused,
+    Phase,
+    ServerUnavailable,
+    Status,
+    Update,
+    WaitTimedOut,
+    generation_from,
+)
 
 #: Seconds that a request is held as a rule, and how much later than that its answer may come.
 HOLD: Final = 25.0

@@ -1,4 +1,4 @@
-"""The demo's users, logins, submissions and jobs, with a job in every state that there is.
+"""The demo's users, logins, submissions, jobs and files, and the calls to try. There is a job in every state.
 
 Safe to repeat: every document has a fixed id and is replaced. Logins are made anew for another 30 days.
 
@@ -13,14 +13,17 @@ All belong to the owner; 1, 2 and 3 are also of the reader's agency.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.request import getproxies
 
+import botocore.session
+from botocore.config import Config
 from pymongo import MongoClient, WriteConcern
 from pymongo.database import Database
 
-from genstatus_server.demo.storage import Storage
 from genstatus_server.model.access import hash_token
 from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
@@ -61,6 +64,11 @@ _STATES: Final[Mapping[tuple[int, str], Document]] = {
     (4, "D1"): {"status": "finished"},
     (4, "F"): {"status": "failed"},
 }
+#: Seconds; the S3 is on the same machine.
+_TIMEOUT = 2
+#: `-w` ends the output with a line break, which a JSON body does not.
+_CURL: Final = r"curl -sS -w '\n'"
+_CURL_STATUS: Final = r"curl -sS -w '\n%{http_code}\n'"
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class DemoTokens:
     stranger: str = "demo-stranger"
 
 
-def seed(mongodb_uri: str, database: str, storage: Storage) -> DemoTokens:
+def seed(mongodb_uri: str, database: str, storage: "Storage") -> DemoTokens:
     """Write all samples, acknowledged by a majority, and upload the files of those that are finished.
 
     Raises PyMongoError, BotoCoreError or ClientError where MongoDB or S3 does not do its part.
@@ -153,3 +161,72 @@ def _jobs() -> Iterator[Document]:
             "updated_at": _UPDATED_AT,
         }
         yield job | ({"start": START, "end": END} if file_type in DATED_FILE_TYPES else {}) | state
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A bucket and how to reach it. Without keys the usual AWS chain is asked, AWS_* of the environment first."""
+
+    bucket: str
+    region: str | None = None
+    endpoint_url: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+    @contextmanager
+    def opened(self) -> Iterator["Files"]:
+        """The bucket, opened for uploads while the block lasts."""
+        config = Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if self.endpoint_url else "virtual"},
+            connect_timeout=_TIMEOUT,
+            read_timeout=_TIMEOUT,
+            retries={"total_max_attempts": 2},
+            proxies={} if self.endpoint_url else None,  # None: as the environment says; loopback needs none.
+        )
+        client: Any = botocore.session.get_session().create_client(
+            "s3",
+            region_name=self.region,
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=config,
+        )
+        with closing(client):
+            yield Files(client, self.bucket)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Uploads to one bucket."""
+
+    client: Any
+    bucket: str
+
+    def upload(self, key: str, body: bytes) -> None:
+        """Store a CSV file. Raises what botocore raises (BotoCoreError, ClientError)."""
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="text/csv")
+
+
+def curl_lines(base_url: str, tokens: DemoTokens | None = None) -> str:
+    """What to paste into another terminal, for the server at `base_url`; each call is one line."""
+    tokens = tokens or DemoTokens()
+    route = f"{base_url.rstrip('/')}/v1/check_generation_status/"
+    demo = f"'{route}?submission_id={DEMO_SUBMISSION_ID}&file_type={DEMO_FILE_TYPE}"
+    stuck = f"'{route}?submission_id={STUCK_SUBMISSION_ID}&file_type={STUCK_FILE_TYPE}"
+    owner, stranger = (f"-H 'X-Session-ID: {token}'" for token in (tokens.owner, tokens.stranger))
+    take_url = r"""sed -n 's/.*"url": *"\([^"]*\)".*/\1/p'"""
+    calls = {
+        "A plain poll; sometimes waiting, sometimes finished": f"{_CURL} {owner} {demo}'",
+        "A hold; answered within 4 seconds, when the file is there": f"{_CURL} {owner} {demo}&wait=true'",
+        "A hold that reaches its deadline of 3 seconds": f"{_CURL} {owner} {stuck}&wait=true&timeout=3'",
+        "Not logged in: 401": f"{_CURL_STATUS} {demo}'",
+        "Somebody else's submission: 403": f"{_CURL_STATUS} {stranger} {demo}'",
+        "A hold, and the download of its file": (
+            f"curl -sS {owner} {demo}&wait=true' | {take_url} | xargs curl -sS -f -o /tmp/{DEMO_FILE_TYPE}.csv"
+            f" && head -n 3 /tmp/{DEMO_FILE_TYPE}.csv"
+        ),
+    }
+    text = "\n".join(f"{what}:\n\n    {call}\n" for what, call in calls.items())
+    # The other terminal has a proxy where this one has; no proxy reaches this machine's loopback.
+    return text.replace("curl -sS", "curl -sS --noproxy '*'") if getproxies().get("http") else text

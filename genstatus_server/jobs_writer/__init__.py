@@ -12,9 +12,9 @@ from genstatus_server.jobs_writer.errors import (
     NothingUploaded,
     NotInitialized,
 )
-from genstatus_server.jobs_writer.events import JobEvent
 from genstatus_server.jobs_writer.job import JobHandle
 from genstatus_server.jobs_writer.s3 import s3_client
+from genstatus_server.jobs_writer.terms import JobEvent
 from genstatus_server.jobs_writer.writer import JobsWriter
 
 __all__ = [

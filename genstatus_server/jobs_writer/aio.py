@@ -14,9 +14,9 @@ from typing import Any, Final, Self, TypeVar
 from pymongo import WriteConcern
 from pymongo.database import Database
 
-from genstatus_server.jobs_writer.events import OnEvent
 from genstatus_server.jobs_writer.job import JobFacts, JobHandle
-from genstatus_server.jobs_writer.parts import Source
+from genstatus_server.jobs_writer.s3 import Source
+from genstatus_server.jobs_writer.terms import OnEvent
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, Progress, in_daemon_thread
 from genstatus_server.jobs_writer.writer import MAJORITY, Claims, JobsWriter, log_error
 

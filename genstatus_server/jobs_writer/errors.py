@@ -1,4 +1,46 @@
-"""What a worker is told, and what it may raise to tell callers something."""
+"""Errors that a worker gets or raises, how they end a job, and which ones of MongoDB pass by themselves. Pure."""
+
+import random
+import signal
+from asyncio import CancelledError
+from collections.abc import Iterator
+from enum import Enum, auto
+from types import TracebackType
+from typing import Final
+
+from pymongo.errors import ConnectionFailure, PyMongoError
+
+from genstatus_server.model.jobs import DEFAULT_FAILURE
+
+#: More than a person reads, and far below what a document may hold.
+_LONGEST_MESSAGE: Final = 4000
+#: What the driver itself may retry.
+_LABELS: Final = ("RetryableWriteError", "TransientTransactionError", "RetryableError", "SystemOverloadedError")
+
+#: Seen while a replica set elects a primary, restarts or is overloaded; also those that the driver retries only once.
+_CODES: Final = frozenset(
+    {
+        6,  # HostUnreachable
+        7,  # HostNotFound
+        64,  # WriteConcernTimeout: written, and not yet by a majority
+        89,  # NetworkTimeout
+        91,  # ShutdownInProgress
+        112,  # WriteConflict
+        133,  # FailedToSatisfyReadPreference
+        134,  # ReadConcernMajorityNotAvailableYet
+        189,  # PrimarySteppedDown
+        202,  # NetworkInterfaceExceededTimeLimit
+        262,  # ExceededTimeLimit
+        462,  # IngressRequestRateLimitExceeded
+        9001,  # SocketException
+        10107,  # NotWritablePrimary
+        11600,  # InterruptedAtShutdown
+        11602,  # InterruptedDueToReplStateChange
+        13435,  # NotPrimaryNoSecondaryOk
+        13436,  # NotPrimaryOrSecondary
+    }
+)
+_AUTHENTICATION_FAILED: Final = 18
 
 
 class LeaseLost(Exception):
@@ -22,3 +64,91 @@ class GenerationFailed(Exception):
 
 class GenerationInvalid(GenerationFailed):
     """The same for a request that cannot be fulfilled as it is, such as one for an empty range of days."""
+
+
+class Ending(Enum):
+    """What becomes of the job."""
+
+    FINISHED = auto()
+    FAILED = auto()
+    INVALID = auto()
+    #: Back to its place in the queue: the worker was told to stop, and the job is not to blame.
+    RELEASED = auto()
+    #: Back to the end of the queue; the attempt counts.
+    REQUEUED = auto()
+    #: Nothing may be written: it is somebody else's.
+    LOST = auto()
+
+
+def ending_of(error: BaseException | None) -> tuple[Ending, str]:
+    """How a block that is left by `error` ends its job, and the message for callers.
+
+    An exception group counts as what all of its errors are.
+    """
+    if error is None:
+        return Ending.FINISHED, ""
+    leaves = list(_leaves(error))
+    if any(isinstance(each, LeaseLost) for each in leaves):
+        return Ending.LOST, ""
+    if is_for_callers(error):
+        is_invalid = all(isinstance(each, GenerationInvalid) for each in leaves)
+        text = " ".join(dict.fromkeys(clean_message(str(each)) for each in leaves))
+        return Ending.INVALID if is_invalid else Ending.FAILED, text.strip() or DEFAULT_FAILURE
+    if all(isinstance(each, Exception) for each in leaves):
+        return Ending.FAILED, DEFAULT_FAILURE
+    return Ending.RELEASED if any(map(_stops, leaves)) else Ending.REQUEUED, ""
+
+
+def is_for_callers(error: BaseException) -> bool:
+    """Whether all that `error` says was written for callers."""
+    return all(isinstance(each, GenerationFailed) for each in _leaves(error))
+
+
+def clean_message(message: str) -> str:
+    """`message` as a document can hold it: lone surrogates replaced, and cut."""
+    return message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode().strip()
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def _stops(error: BaseException) -> bool:
+    """Whether the worker was told to stop. A `sys.exit` of the generation itself is a failed attempt."""
+    if isinstance(error, SystemExit):
+        return _is_from_signal_handler(error.__traceback__)
+    return isinstance(error, KeyboardInterrupt | CancelledError | GeneratorExit)
+
+
+def _is_from_signal_handler(trace: TracebackType | None) -> bool:
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers}
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def is_passing(error: PyMongoError, *, has_worked: bool = True) -> bool:
+    """Whether MongoDB is only away, slow or electing a primary.
+
+    An election may refuse the authentication of a user that `has_worked`. Before that, the password is wrong.
+    """
+    code = getattr(error, "code", None)
+    return (
+        isinstance(error, ConnectionFailure)
+        or error.timeout
+        or any(error.has_error_label(label) for label in _LABELS)
+        or code in _CODES
+        or (has_worked and code == _AUTHENTICATION_FAILED)
+    )
+
+
+def jittered(seconds: float) -> float:
+    """Spread, so that a pool of workers does not ask all at once."""
+    return seconds * random.uniform(0.5, 1.0)

@@ -17,13 +17,10 @@ from pymongo.errors import PyMongoError
 
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, File, Lease
-from genstatus_server.jobs_writer.ending import Ending, clean_message, ending_of
-from genstatus_server.jobs_writer.errors import LeaseLost, NothingUploaded
-from genstatus_server.jobs_writer.events import JobEvent, OnEvent, report
+from genstatus_server.jobs_writer.errors import Ending, LeaseLost, NothingUploaded, clean_message, ending_of
 from genstatus_server.jobs_writer.lease import LeaseKeeper
-from genstatus_server.jobs_writer.parts import Source
-from genstatus_server.jobs_writer.s3 import checked_file
-from genstatus_server.jobs_writer.terms import Terms, is_integer
+from genstatus_server.jobs_writer.s3 import Source, checked_file
+from genstatus_server.jobs_writer.terms import JobEvent, OnEvent, Terms, is_integer, report
 from genstatus_server.jobs_writer.transfer import Progress, upload
 from genstatus_server.model.jobs import DEFAULT_FAILURE, LARGEST_ID
 

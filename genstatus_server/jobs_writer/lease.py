@@ -13,8 +13,7 @@ from pymongo.errors import PyMongoError
 
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
-from genstatus_server.jobs_writer.errors import LeaseLost
-from genstatus_server.jobs_writer.retrying import is_passing, jittered
+from genstatus_server.jobs_writer.errors import LeaseLost, is_passing, jittered
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 

@@ -15,8 +15,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Final, TypeVar
 
 from genstatus_server.jobs_writer.changes import File
-from genstatus_server.jobs_writer.parts import PART_SIZE, Source, opened, part_sizes, parts
-from genstatus_server.jobs_writer.s3 import check_access_point, checked_args, clients, members
+from genstatus_server.jobs_writer.s3 import (
+    PART_SIZE,
+    Source,
+    check_access_point,
+    checked_args,
+    clients,
+    members,
+    opened,
+    part_sizes,
+    parts,
+)
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
-from genstatus_server.jobs_writer.retrying import jittered
+from genstatus_server.jobs_writer.errors import jittered
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 

@@ -15,13 +15,10 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
-from genstatus_server.jobs_writer.ending import Ending, ending_of, is_for_callers
-from genstatus_server.jobs_writer.errors import NotInitialized
-from genstatus_server.jobs_writer.events import OnEvent
+from genstatus_server.jobs_writer.errors import Ending, NotInitialized, ending_of, is_for_callers, is_passing
 from genstatus_server.jobs_writer.job import JobFacts, JobHandle, Tools
-from genstatus_server.jobs_writer.retrying import is_passing
 from genstatus_server.jobs_writer.s3 import s3_client
-from genstatus_server.jobs_writer.terms import Terms, checked_request
+from genstatus_server.jobs_writer.terms import OnEvent, Terms, checked_request
 from genstatus_server.jobs_writer.watch import Idle
 from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES
 

@@ -22,12 +22,11 @@ from genstatus_server.mongo.change_stream import ChangeStreamFollower
 from genstatus_server.mongo.client import Connection
 from genstatus_server.mongo.documents import DocumentReader, Documents
 from genstatus_server.mongo.freshness import Freshness
-from genstatus_server.mongo.migration import missing_schema
 from genstatus_server.mongo.queries import Key
+from genstatus_server.mongo.schema import missing_schema
 from genstatus_server.s3.presigner import open_presigner
-from genstatus_server.server.channel import Channel, metrics_collector
-from genstatus_server.server.sockets import url_of
-from genstatus_server.server.system import Shutdown, notify
+from genstatus_server.server.supervisor import Channel, metrics_collector
+from genstatus_server.server.system import Shutdown, notify, url_of
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics

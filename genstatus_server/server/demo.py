@@ -15,14 +15,11 @@ from typing import Final
 import click
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
-from genstatus_server.demo.calls import curl_lines
-from genstatus_server.demo.samples import seed
-from genstatus_server.demo.storage import Storage
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.demo.samples import Storage, curl_lines, seed
+from genstatus_server.mongo.schema import initialize
 from genstatus_server.server.app import run_app
 from genstatus_server.server.run import begin, unless_stopped, with_embedded
-from genstatus_server.server.sockets import open_sockets, url_of
-from genstatus_server.server.system import Shutdown, within_file_limit
+from genstatus_server.server.system import Shutdown, open_sockets, url_of, within_file_limit
 from genstatus_server.settings import BadSettings, Settings, with_flags
 
 _POLL_SECONDS: Final = 0.05

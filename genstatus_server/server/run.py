@@ -13,9 +13,8 @@ import click
 
 from genstatus_server.demo.embedded import embedded_services
 from genstatus_server.server.app import run_app
-from genstatus_server.server.sockets import open_sockets
 from genstatus_server.server.supervisor import channel_to_parent, run_processes
-from genstatus_server.server.system import Shutdown, within_file_limit
+from genstatus_server.server.system import Shutdown, open_sockets, within_file_limit
 from genstatus_server.settings import Settings, load_settings, unknown_variables, with_flags
 from genstatus_server.telemetry import log
 

@@ -13,10 +13,10 @@ import pymongo.uri_parser
 import pytest
 from click.testing import CliRunner, Result
 
-from genstatus_server.admin.output import age, duration
+from genstatus_server.admin.database import age, duration
 from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from genstatus_server.settings import BadSettings
 from tests.support.server import Server, body
 

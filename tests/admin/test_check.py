@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from genstatus_server.cli import commands
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from tests.support import secrecy
 from tests.support.processes import credentials, flags_for
 from tests.support.replica_set import running_node

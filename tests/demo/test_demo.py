@@ -16,12 +16,19 @@ import pymongo
 import pytest
 
 from genstatus_server.demo import worker
-from genstatus_server.demo.calls import curl_lines
-from genstatus_server.demo.samples import DEMO_FILE_TYPE, DEMO_JOB_ID, DEMO_SUBMISSION_ID, DemoTokens, sample_csv, seed
-from genstatus_server.demo.storage import Storage
+from genstatus_server.demo.samples import (
+    DEMO_FILE_TYPE,
+    DEMO_JOB_ID,
+    DEMO_SUBMISSION_ID,
+    DemoTokens,
+    Storage,
+    curl_lines,
+    sample_csv,
+    seed,
+)
 from genstatus_server.jobs_writer import JobsWriter, s3_client
 from genstatus_server.model.jobs import GenerationStatus, job_from_document
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from genstatus_server.server.demo import worker_environment, worker_line, write_worker_file
 from genstatus_server.settings import Settings
 from tests.support.embedded_processes import wait_until

@@ -19,9 +19,9 @@ import pymongo
 import pytest
 from pymongo.uri_parser import parse_uri
 
-from genstatus_server.demo.embedded import EmbeddedServices, embedded_services, find_mongod, guard, process, s3
-from genstatus_server.demo.embedded.folder import choose_port, free_port, owned_folder, save_port, saved_port
+from genstatus_server.demo.embedded import EmbeddedServices, embedded_services, guard, mongod, process, s3
 from genstatus_server.demo.embedded.mongod import running_mongod
+from genstatus_server.demo.embedded.process import choose_port, free_port, owned_folder, save_port, saved_port
 from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.model.errors import StartupError
 from tests.support.embedded_processes import another_server, processes_in, wait_until
@@ -268,7 +268,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def distribution(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(find_mongod, "distribution", distribution)
+    monkeypatch.setattr(mongod, "distribution", distribution)
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -295,38 +295,38 @@ def fake_mongod(folder: Path, script: str) -> Path:
 def test_a_mongod_that_does_not_run_here(no_wheel: Path, script: str, message: str) -> None:
     fake_mongod(no_wheel, script)
     with pytest.raises(StartupError, match=message) as error:
-        find_mongod.find_mongod()
+        mongod.find_mongod()
     assert "--mongodb-uri" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_mongod_on_path_that_runs(no_wheel: Path) -> None:
     path = fake_mongod(no_wheel, "exit 0")
-    assert find_mongod.find_mongod() == path
+    assert mongod.find_mongod() == path
 
 
 def test_ctrl_c_does_not_pass_for_a_mongod_that_does_not_run(no_wheel: Path) -> None:
     """The terminal sends it to the server's process group, which the mongod that is tried is not in."""
     path = fake_mongod(no_wheel, 'read -r _ _ _ _ group _ </proc/$$/stat; test "$group" = $$')
-    assert find_mongod.find_mongod() == path
+    assert mongod.find_mongod() == path
 
 
 def test_the_run_bit_is_set(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fake_mongod(no_wheel, "exit 0")
     path.chmod(0o644)
-    monkeypatch.setattr(find_mongod, "_candidates", lambda: [path])
-    assert find_mongod.find_mongod() == path
+    monkeypatch.setattr(mongod, "_candidates", lambda: [path])
+    assert mongod.find_mongod() == path
 
 
 def test_a_mongod_that_cannot_be_run_or_hangs(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (no_wheel / "mongod").write_bytes(b"\x7fELF no program")
     (no_wheel / "mongod").chmod(0o755)
     with pytest.raises(StartupError, match=r"Cannot run .*mongod"):
-        find_mongod.find_mongod()
-    monkeypatch.setattr(find_mongod, "_VERSION_TIMEOUT", 0.05)
+        mongod.find_mongod()
+    monkeypatch.setattr(mongod, "_VERSION_TIMEOUT", 0.05)
     fake_mongod(no_wheel, "exec /bin/sleep 5")
     with pytest.raises(StartupError, match="hangs on this machine"):
-        find_mongod.find_mongod()
+        mongod.find_mongod()
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_mongod_that_cannot_be_run_or_hangs(no_wheel: Path, monkeypatch: pytes
 def test_no_mongod_at_all(monkeypatch: pytest.MonkeyPatch, machine: str, message: str) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     with pytest.raises(StartupError, match=message):
-        find_mongod.find_mongod()
+        mongod.find_mongod()
 
 
 # S3
@@ -401,7 +401,7 @@ def test_a_program_that_does_not_get_ready_in_time(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_folder_that_a_leftover_program_does_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genstatus_server.demo.embedded.folder._LEFTOVER_TIMEOUT", 0.05)
+    monkeypatch.setattr("genstatus_server.demo.embedded.process._LEFTOVER_TIMEOUT", 0.05)
 
     async def use(work: Callable[[int], None]) -> None:
         async with owned_folder(tmp_path) as lock:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.async_api import expect
 
-from genstatus_server.demo.embedded.folder import free_port
+from genstatus_server.demo.embedded.process import free_port
 from tests.e2e.conftest import OpenPage
 from tests.support.processes import credentials, flags_for, running_server
 from tests.support.services import S3

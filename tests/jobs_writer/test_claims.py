@@ -13,7 +13,7 @@ import pytest
 
 from genstatus_server.jobs_writer import GenerationInvalid, JobsWriter
 from genstatus_server.jobs_writer.watch import JobWatch
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from tests.jobs_writer.conftest import Bench, Database, Document
 from tests.support.replica_set import running_node
 

@@ -19,7 +19,7 @@ from pymongo.errors import AutoReconnect
 
 from genstatus_server.jobs_writer import JobsWriter, LeaseLost
 from genstatus_server.model.jobs import GenerationStatus
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from tests.jobs_writer.conftest import Bench, Database, Document, heartbeats, stop_heartbeat
 from tests.support import forked_workers
 from tests.support.replica_set import ReplicaSet, running_replica_set

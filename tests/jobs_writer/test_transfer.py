@@ -20,8 +20,7 @@ from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.jobs_writer import JobsWriter, LeaseLost
 from genstatus_server.jobs_writer import s3_client as own_client
 from genstatus_server.jobs_writer.aio import in_thread
-from genstatus_server.jobs_writer.parts import PART_SIZE, part_sizes
-from genstatus_server.jobs_writer.s3 import checked_file
+from genstatus_server.jobs_writer.s3 import PART_SIZE, checked_file, part_sizes
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload
 from tests.support import upload_programs
 from tests.support.processes import DEADLINE, wait_until

@@ -7,7 +7,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from genstatus_server.model.errors import StartupError
 from genstatus_server.mongo.errors import explain
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 
 if TYPE_CHECKING:
     from pymongo import MongoClient

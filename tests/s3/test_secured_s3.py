@@ -17,10 +17,10 @@ from botocore.exceptions import SSLError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.client import AsyncGenerationClient, DownloadFailed
-from genstatus_server.demo.embedded.folder import free_port
+from genstatus_server.demo.embedded.process import free_port
 from genstatus_server.demo.embedded.s3 import _environment, bucket_folder, find_rclone
 from genstatus_server.jobs_writer import JobsWriter, s3_client
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from tests.support.processes import DEADLINE, credentials, wait_until
 from tests.support.server import settings_for, start
 from tests.support.services import ACCESS_KEY, REGION, S3, SECRET_KEY

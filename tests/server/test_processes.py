@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from genstatus_server.server.channel import open_channel
+from genstatus_server.server.supervisor import open_channel
 from genstatus_server.server.system import usable_cores
 from genstatus_server.telemetry.metrics import Metrics, add_up, collect, exposition, totals
 from tests.support.proc import children_of

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from genstatus_server.model.errors import StartupError
-from genstatus_server.server.sockets import open_sockets, url_of
+from genstatus_server.server.system import open_sockets, url_of
 from genstatus_server.settings import load_settings
 from tests.support.processes import (
     DEADLINE,

@@ -27,7 +27,7 @@ from pymongo import MongoClient
 
 from genstatus_server.demo.embedded.s3 import bucket_folder, running_s3
 from genstatus_server.jobs_writer import JobsWriter
-from genstatus_server.mongo.migration import initialize
+from genstatus_server.mongo.schema import initialize
 from tests.soak.generate import content_of
 from tests.support.embedded_processes import processes_in
 from tests.support.replica_set import ReplicaSet, running_replica_set

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genstatus_server.demo.embedded.folder import free_port
+from genstatus_server.demo.embedded.process import free_port
 from tests.support.proxy_process import find_program, running_proxy
 
 _CONF = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trustme
 
-from genstatus_server.demo.embedded.folder import free_port
+from genstatus_server.demo.embedded.process import free_port
 from tests.support.proxy_process import find_program, running_proxy
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "nginx.conf"

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import pymongo
 from pymongo.errors import PyMongoError
 
-from genstatus_server.demo.embedded.folder import free_port
 from genstatus_server.demo.embedded.mongod import running_mongod
+from genstatus_server.demo.embedded.process import free_port
 from tests.support.embedded_processes import processes_in
 from tests.support.processes import wait_until
 

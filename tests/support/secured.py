@@ -11,9 +11,8 @@ from typing import Any
 import pymongo
 import trustme
 
-from genstatus_server.demo.embedded.find_mongod import find_mongod
-from genstatus_server.demo.embedded.folder import free_port, owned_folder
-from genstatus_server.demo.embedded.process import Program, is_listening, running, until
+from genstatus_server.demo.embedded.mongod import find_mongod
+from genstatus_server.demo.embedded.process import Program, free_port, is_listening, owned_folder, running, until
 from tests.support.processes import wait_until
 from tests.support.services import in_background
 

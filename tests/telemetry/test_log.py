@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from genstatus_server.telemetry import log
-from genstatus_server.telemetry.log_writer import LogWriter
+from genstatus_server.telemetry.log import LogWriter
 from tests.support.processes import wait_until
 
 SECRET = "0123456789abcdef" * 4

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from genstatus_server.demo.embedded.folder import make_private_folder
 from genstatus_server.demo.embedded.mongod import running_mongod
+from genstatus_server.demo.embedded.process import make_private_folder
 from genstatus_server.demo.embedded.s3 import bucket_folder, running_s3
 from genstatus_server.model.errors import StartupError
 

@@ -11,8 +11,16 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import Final
 
-from genstatus_server.demo.embedded.folder import choose_port, make_private_folder, owned_folder, save_port
-from genstatus_server.demo.embedded.process import Program, enter_on_free_port, running, until
+from genstatus_server.demo.embedded.process import (
+    Program,
+    choose_port,
+    enter_on_free_port,
+    make_private_folder,
+    owned_folder,
+    running,
+    save_port,
+    until,
+)
 from genstatus_server.model.errors import StartupError
 
 _ANSWER_TIMEOUT: Final = 1.0

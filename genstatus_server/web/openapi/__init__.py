@@ -14,9 +14,8 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from genstatus_server import __version__
 from genstatus_server.web.answers import ErrorAnswer, GenerationStatusAnswer
-from genstatus_server.web.openapi import operations, pages, status, statuses
-from genstatus_server.web.openapi.answers import Object, Routes, answer, error
-from genstatus_server.web.openapi.headers import HEADERS, PREFLIGHT
+from genstatus_server.web.openapi import pages, status
+from genstatus_server.web.openapi.answers import HEADERS, PREFLIGHT, Object, Routes, answer, error
 
 _INFO: Final[Object] = {
     "summary": "Returns the status of generated files, and presigned URLs to download them.",
@@ -27,8 +26,8 @@ _INFO: Final[Object] = {
 _SERVERS: Final = [{"url": "/", "description": "This server."}]
 #: By tag, which names the group of operations in a generated client: what it is, and its routes.
 _GROUPS: Final[Mapping[str, tuple[str, Routes]]] = {
-    "status": ("The status of generated files.", status.ROUTES | statuses.ROUTES),
-    "operations": ("Probes and metrics.", operations.ROUTES),
+    "status": ("The status of generated files.", status.ROUTES | status.ROUTES_OF_SEVERAL),
+    "operations": ("Probes and metrics.", pages.OPERATIONS),
     "pages": ("Pages, their files, and this document.", pages.ROUTES),
 }
 _METHOD_NOT_ALLOWED: Final = error("Another method.", "Method Not Allowed", headers=["Allow"])
@@ -52,11 +51,11 @@ def _add_components(spec: APISpec) -> None:
     for name, (description, schema, example) in HEADERS.items():
         spec.components.header(name, {"description": description, "schema": schema, "example": example})
     spec.components.schema("GenerationStatus", status.ANSWER_RULES, schema=GenerationStatusAnswer)
-    spec.components.schema("GenerationStatuses", statuses.ANSWER)
+    spec.components.schema("GenerationStatuses", status.ANSWER)
     spec.components.schema("InvalidRequest", schema=ErrorAnswer)
     spec.components.schema("ErrorMessage", schema=ErrorAnswer(only=("message",)))
-    spec.components.schema("Readiness", operations.READINESS)
-    spec.components.schema("Liveness", operations.LIVENESS)
+    spec.components.schema("Readiness", pages.READINESS)
+    spec.components.schema("Liveness", pages.LIVENESS)
     spec.components.security_scheme("session_token", status.SESSION_TOKEN)
 
 
