@@ -152,7 +152,7 @@ def test_check_gives_up_a_download_without_a_byte(check: Check, monkeypatch: pyt
     assert (status, findings["download"]["found"]) == (1, "no byte for 0.2 s")
 
 
-def test_check_warns_of_a_bucket_and_a_region_that_are_missing(mongodb_uri: str, s3: S3) -> None:
+def test_check_warns_of_a_missing_bucket_and_region(mongodb_uri: str, s3: S3) -> None:
     result = CliRunner(env=credentials(s3)).invoke(commands, ["check", f"--mongodb-uri={mongodb_uri}", "--json"])
     findings = {each["check"]: each for each in json.loads(result.stdout)["findings"]}
     assert results(findings) | {"bucket": "warning", "region": "warning", "signature": "ok"} == results(findings)

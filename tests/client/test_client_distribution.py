@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "unpacked"
 
 
-def test_its_wheel_has_the_client_alone_and_needs_nothing_of_the_server(wheel: Path) -> None:
+def test_client_wheel_needs_nothing_of_the_server(wheel: Path) -> None:
     (information,) = wheel.glob("*.dist-info")
     assert {path.name for path in wheel.iterdir()} == {"genstatus_client", information.name}
     source = SOURCE / "genstatus_server" / "client"

@@ -159,7 +159,7 @@ def test_an_answer_ends_the_backoff() -> None:
     assert script.slept == [2, 4, 1, 2]
 
 
-def test_a_long_hold_is_followed_by_no_pause_but_the_servers() -> None:
+def test_wait_pauses_after_a_long_hold_only_as_requested() -> None:
     script = Script([(24.0, DEADLINE), (30.0, NO_REPLY), answer("finished")], jitter=0.0)
     script.wait()
     assert script.slept == [1.0, 0.0]
@@ -333,7 +333,7 @@ def test_a_download_keeps_to_its_time() -> None:
 # What goes with them
 
 
-def test_no_text_of_a_generation_or_a_step_holds_its_url() -> None:
+def test_repr_of_generations_and_steps_hides_the_url() -> None:
     assert "secret" not in repr([GENERATION, Update(Phase.SETTLED, GENERATION), Fetch(str(URL), 3, 1.0)])
     assert "hush" not in repr(Target("https://x.example", "hush"))
 

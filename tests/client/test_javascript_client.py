@@ -104,7 +104,7 @@ def test_the_caller_can_stop_it(tmp_path: Path, replies: list[Reply], at: float)
 
 
 @pytest.mark.parametrize("name", ["online", "visible"])
-def test_it_asks_at_once_when_the_network_or_the_person_is_back(tmp_path: Path, name: str) -> None:
+def test_javascript_client_requests_at_once_when_the_network_is_back(tmp_path: Path, name: str) -> None:
     failures: list[Reply] = [None] * 5
     assert wait_by_script(tmp_path, [*failures, FINISHED]).times == [0, 2, 6, 14, 30, 60]
     assert wait_by_script(tmp_path, [*failures, FINISHED], events={33: name}).times == [0, 2, 6, 14, 30, 33]
@@ -121,7 +121,7 @@ def test_over_a_new_network_a_hold_is_asked_for_anew(tmp_path: Path) -> None:
     assert [each["failures"] for each in told.updates if each["phase"] == "asking"] == [0, 0], "it is no failure"
 
 
-def test_networks_that_come_and_go_cost_a_question_a_second_at_the_most(tmp_path: Path) -> None:
+def test_javascript_client_requests_once_a_second_on_flapping_networks(tmp_path: Path) -> None:
     events = {number / 10: "online" for number in range(1, 50)}
     assert wait_by_script(tmp_path, [LOST] * 5 + [FINISHED], events=events).times == [0, 1, 2, 3, 4, 5]
 
@@ -133,7 +133,7 @@ def test_a_hold_goes_on_when_its_page_is_looked_at(tmp_path: Path) -> None:
     assert wait_by_script(tmp_path, [None, FINISHED], events={1: "hidden"}).times == [0, 2]
 
 
-def test_the_token_is_in_a_header_and_goes_to_nobody_else(tmp_path: Path) -> None:
+def test_javascript_client_sends_the_token_to_the_server_only(tmp_path: Path) -> None:
     (asked,) = wait_by_script(tmp_path, [FINISHED], submissionId="9007199254740993").asked
     parts = urlsplit(asked["url"])
     assert (parts.netloc, parts.path) == ("server", "/v1/check_generation_status/")

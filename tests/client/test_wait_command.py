@@ -301,7 +301,7 @@ async def test_sigterm_leaves_no_half_of_a_file(
     assert files(tmp_path) == []
 
 
-async def test_a_person_types_the_token_unseen_and_sees_how_it_goes(
+async def test_wait_prompts_for_the_token_and_shows_progress(
     server: Server, world: World, s3: S3, terminal: Terminal, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)

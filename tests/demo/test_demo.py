@@ -154,7 +154,7 @@ def test_every_finished_sample_has_its_file(mongodb_uri: str, database_name: str
         assert (status, len(body)) == (200, job.size)
 
 
-def test_the_worker_uploads_a_file_that_its_url_gives_and_a_tampered_one_does_not(
+def test_demo_file_downloads_by_its_url_only_if_untampered(
     mongodb_uri: str, database_name: str, jobs: Jobs, storage: Storage
 ) -> None:
     with running_worker(mongodb_uri, database_name, storage) as process:
@@ -213,7 +213,7 @@ def test_the_worker_goes_on_after_trouble(
     assert capsys.readouterr().err == "demo worker: EndpointConnectionError; trying again\n" * (steps // 3)
 
 
-def test_the_calls_are_one_line_each_and_need_curl_and_sed_only() -> None:
+def test_demo_calls_are_single_lines_of_curl_and_sed() -> None:
     text = curl_lines("http://127.0.0.1:8888/")
     calls = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     assert len(calls) == 6

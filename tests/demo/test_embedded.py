@@ -65,7 +65,7 @@ def port_of(uri: str) -> int:
 # Both services
 
 
-def test_a_second_start_finds_everything_again_in_a_folder_with_spaces(tmp_path: Path) -> None:
+def test_second_start_finds_its_data_in_a_folder_with_spaces(tmp_path: Path) -> None:
     folder = tmp_path / "my data" / "of today"
     first = start_and_stop(folder)
     second = start_and_stop(folder)
@@ -87,7 +87,7 @@ def test_what_is_not_asked_for_is_not_started(tmp_path: Path) -> None:
     assert (services.mongodb_uri, services.s3_endpoint_url) == (None, None)
 
 
-def test_a_folder_in_use_by_another_server_is_one_clear_line(tmp_path: Path) -> None:
+def test_folder_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with (
         another_server(tmp_path),
         pytest.raises(StartupError, match=r"^The folder .* is in use by another running server$"),
@@ -95,7 +95,7 @@ def test_a_folder_in_use_by_another_server_is_one_clear_line(tmp_path: Path) -> 
         start_and_stop(tmp_path)
 
 
-def test_a_server_killed_with_9_leaves_no_orphan_and_its_data(tmp_path: Path) -> None:
+def test_killed_server_leaves_its_data_and_no_orphan(tmp_path: Path) -> None:
     with another_server(tmp_path) as (server, uri, _):
         insert(uri, 500)
         assert len(processes_in(tmp_path)) == 5  # the server, two guards, two programs
@@ -114,7 +114,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_programs(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", ["serve", "demo"])
-def test_ctrl_c_in_the_midst_of_the_start_ends_it_at_once(tmp_path: Path, command: str) -> None:
+def test_ctrl_c_ends_a_start_at_once(tmp_path: Path, command: str) -> None:
     folder = tmp_path / "data"
     with running_server(tmp_path, ["--port", "0", "--data-dir", str(folder)], command=command) as server:
         wait_until((folder / "s3-keys.json").exists)  # That is the first that it makes.
@@ -305,7 +305,7 @@ def test_a_mongod_on_path_that_runs(no_wheel: Path) -> None:
     assert mongod.find_mongod() == path
 
 
-def test_ctrl_c_does_not_pass_for_a_mongod_that_does_not_run(no_wheel: Path) -> None:
+def test_ctrl_c_is_not_reported_as_a_broken_mongod(no_wheel: Path) -> None:
     """The terminal sends it to the server's process group, which the mongod that is tried is not in."""
     path = fake_mongod(no_wheel, 'read -r _ _ _ _ group _ </proc/$$/stat; test "$group" = $$')
     assert mongod.find_mongod() == path

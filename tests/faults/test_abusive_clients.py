@@ -117,7 +117,7 @@ def test_abusive_clients_cost_little_and_others_are_answered(served: Served, fig
 
 
 @pytest.mark.skipif(not FULL, reason="it takes half a minute in which nothing happens: FAULTS=full")
-def test_a_client_that_does_not_read_is_cut_in_the_end(served: Served, figures: Figures) -> None:
+def test_client_that_does_not_read_is_disconnected(served: Served, figures: Figures) -> None:
     """The trap: its answer is never out, so no timeout of the server's began to run, and its file was never free."""
     served.check(1)
     files = open_files(served.pid)

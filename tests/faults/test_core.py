@@ -149,7 +149,7 @@ def kill_cursors(made: Scene) -> None:
             made.database.command("killCursors", "$cmd.aggregate", cursors=[each["cursor"]["cursorId"]])
 
 
-def test_answers_are_never_older_than_two_seconds_behind_a_large_update(
+def test_answers_lag_a_large_update_by_two_seconds_at_most(
     set_of_one: ReplicaSet, serve: Serve, figures: Figures
 ) -> None:
     count = scaled(8_000, 80_000)
@@ -173,7 +173,7 @@ def test_answers_are_never_older_than_two_seconds_behind_a_large_update(
 
 
 @pytest.mark.parametrize("milliseconds", [300, 900])
-def test_stream_does_not_end_by_the_time_limit_of_the_uri(
+def test_stream_ignores_the_time_limit_of_the_uri(
     mongodb_uri: str, on_one: Scene, serve: Serve, milliseconds: int
 ) -> None:
     on_one.prepare([1])
@@ -238,7 +238,7 @@ def rename_over(made: Scene) -> None:
         "rename",
     ],
 )
-def test_job_that_changes_while_a_hold_first_reads_it_is_answered_at_once(
+def test_job_changed_during_the_first_read_ends_the_hold(
     set_of_one: ReplicaSet,
     valve: Valve,
     serve: Serve,
@@ -267,7 +267,7 @@ def test_job_that_changes_while_a_hold_first_reads_it_is_answered_at_once(
         assert not served.server.records("change_stream_defect")
 
 
-def test_two_jobs_of_one_key_are_answered_as_a_read_finds_them(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
+def test_two_jobs_of_one_key_are_answered_as_read(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
     """Without the unique index. Whatever happens to either, the cache answers as a read would."""
     on_one.prepare([1, 2])
     jobs = on_one.database["jobs"]
@@ -419,7 +419,7 @@ def test_event_that_is_too_large_ends_its_own_hold_only(
 # A primary that changes
 
 
-def test_what_is_cached_while_the_primary_changes_is_what_is_stored(
+def test_cache_matches_the_database_while_the_primary_changes(
     replica_set: ReplicaSet, on_the_set: Scene, serve: Serve
 ) -> None:
     numbers = range(1, scaled(100, 400))

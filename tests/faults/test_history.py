@@ -102,7 +102,7 @@ def drop_the_database(made: Scene) -> None:
         (drop_the_database, {LOGIN_REQUIRED, NO_SUCH_SUBMISSION}),
     ],
 )
-def test_what_is_dropped_ends_its_holds_and_what_is_made_again_is_followed(
+def test_dropped_collection_ends_its_holds_and_a_new_one_is_followed(
     on_one: Scene,
     mongodb_uri: str,
     serve: Serve,

@@ -79,9 +79,7 @@ def baseline(served: Served) -> int:
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
-def test_holds_and_files_of_clients_that_leave_are_free_within_a_second(
-    served: Served, figures: Figures, how: str
-) -> None:
+def test_leaving_clients_free_holds_and_files_within_a_second(served: Served, figures: Figures, how: str) -> None:
     files = baseline(served)
     with all_held(served, [question(number) for number in NUMBERS]) as holds:
         assert open_files(served.pid) >= CLIENTS
@@ -101,7 +99,7 @@ def can_vanish() -> bool:
     return True
 
 
-def test_holds_and_files_of_clients_that_vanish_are_free_at_their_deadline(served: Served, figures: Figures) -> None:
+def test_vanished_clients_free_holds_and_files_at_the_deadline(served: Served, figures: Figures) -> None:
     require(can_vanish(), "to close a connection in silence takes CAP_NET_ADMIN")
     files = baseline(served)
     paths = [question(number, timeout=VANISHED_SECONDS) for number in NUMBERS]
@@ -119,7 +117,7 @@ def test_holds_and_files_of_clients_that_vanish_are_free_at_their_deadline(serve
     assert "Traceback" not in served.server.log
 
 
-def test_rounds_of_holds_that_come_and_go_leave_the_memory_as_it_was(served: Served, figures: Figures) -> None:
+def test_rounds_of_holds_do_not_grow_the_memory(served: Served, figures: Figures) -> None:
     files = baseline(served)
     paths = [question(number) for number in range(1, A_ROUND + 1)]
     sizes = []
@@ -137,7 +135,7 @@ def test_rounds_of_holds_that_come_and_go_leave_the_memory_as_it_was(served: Ser
 
 @pytest.mark.parametrize("server_options", [{"max_waits_per_session": "20000"}])
 @pytest.mark.parametrize("how", ["close", "abort"])
-async def test_no_task_and_no_request_is_left_of_clients_that_leave(server: Server, world: World, how: str) -> None:
+async def test_leaving_clients_leave_no_task_and_no_request(server: Server, world: World, how: str) -> None:
     """In this process, where its tasks can be counted."""
     await world.put_job()
     assert (await server.check()).code == HTTPStatus.OK

@@ -39,7 +39,7 @@ def spread(answers: list[Answer]) -> set[int]:
     return {int(answer["retry_after"]) for answer in answers}
 
 
-def test_a_burst_of_new_holds_is_held_and_hardly_anybody_is_told_that_mongodb_is_away(
+def test_burst_of_new_holds_is_held_with_few_503(
     on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
 ) -> None:
     """The trap: taken all at once, each waited so long for the others that it gave up its reads."""
@@ -57,9 +57,7 @@ def test_a_burst_of_new_holds_is_held_and_hardly_anybody_is_told_that_mongodb_is
         figures.note(f"queries for jobs, for a burst of {BURST}", metrics[JOBS_READ])
 
 
-def test_at_max_waits_more_are_answered_at_once_and_plain_polls_are_served(
-    on_one: Scene, mongodb_uri: str, serve: Serve
-) -> None:
+def test_max_waits_sheds_holds_and_serves_plain_polls(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
     on_one.prepare(range(1, LIMIT + BEYOND + 1))
     with serve(mongodb_uri, on_one.name, max_waits=str(LIMIT)) as served:
         served.wait_ready()
@@ -116,7 +114,7 @@ def limited(on_one: Scene, mongodb_uri: str, tmp_path: Path, s3: S3) -> Limited:
     return run
 
 
-def test_the_soft_limit_of_open_files_is_raised_to_what_max_waits_needs(limited: Limited, on_one: Scene) -> None:
+def test_soft_limit_of_files_is_raised_for_max_waits(limited: Limited, on_one: Scene) -> None:
     with limited("256:4096", max_waits=1000) as served:
         assert 1000 < soft_limit_of_files(served.pid) < 4096
         assert not served.server.records("file_limit_low")
@@ -128,7 +126,7 @@ def test_the_soft_limit_of_open_files_is_raised_to_what_max_waits_needs(limited:
         assert not served.server.records("files_exhausted")
 
 
-def test_a_hard_limit_that_forbids_it_is_said_and_more_holds_than_fit_are_shed(limited: Limited, on_one: Scene) -> None:
+def test_low_hard_limit_is_logged_and_excess_holds_are_shed(limited: Limited, on_one: Scene) -> None:
     with limited("256:600", max_waits=2000) as served:
         assert soft_limit_of_files(served.pid) == 600
         (record,) = served.server.records("file_limit_low")
@@ -144,9 +142,7 @@ def test_a_hard_limit_that_forbids_it_is_said_and_more_holds_than_fit_are_shed(l
             assert counted(holds.results(), "status", "generation", "result") == {HELD: fit, SHED: BEYOND}
 
 
-def test_more_connections_than_files_wait_their_turn_and_mongodb_stays_reachable(
-    limited: Limited, on_one: Scene
-) -> None:
+def test_connections_beyond_the_files_wait_and_mongodb_stays_reachable(limited: Limited, on_one: Scene) -> None:
     """The trap: with no file left for a connection that is there, a server turns in circles and fills its log."""
     with limited("256:400", max_waits=2000) as served:
         url = urlsplit(served.url)

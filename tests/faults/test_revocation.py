@@ -95,7 +95,7 @@ def test_who_loses_access_while_held_is_told_within_a_second(
 
 
 @pytest.mark.parametrize("is_finished_then", [False, True], ids=["alone", "and then the job is finished"])
-def test_a_session_that_ends_by_the_clock_is_over_within_a_second(
+def test_expired_session_ends_within_a_second(
     on_one: Scene, served: Served, figures: Figures, *, is_finished_then: bool
 ) -> None:
     on_one.log_in(READER, READER_ID, seconds=SHORT)
@@ -112,9 +112,7 @@ def test_a_session_that_ends_by_the_clock_is_over_within_a_second(
     figures.within("from its end to the last answer", max(a["at"] for a in answers) - ends, 1)
 
 
-def test_a_session_that_mongodb_removes_is_over_within_a_second_of_its_end(
-    tmp_path: Path, serve: Serve, figures: Figures
-) -> None:
+def test_session_removed_by_ttl_ends_within_a_second(tmp_path: Path, serve: Serve, figures: Figures) -> None:
     """MongoDB's own removal comes up to a minute late, here a second. What is measured is from the end by the clock."""
     arguments = ("--setParameter", "ttlMonitorSleepSecs=1")
     with (

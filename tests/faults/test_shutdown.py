@@ -41,7 +41,7 @@ def address(served: Served) -> tuple[str, int]:
     return url.hostname or "", url.port or 0
 
 
-def test_sigterm_gives_five_thousand_holds_their_whole_answer_and_ends_in_time(
+def test_sigterm_answers_five_thousand_holds_completely_in_time(
     on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
 ) -> None:
     on_one.prepare(NUMBERS)
@@ -93,9 +93,7 @@ def asked(connection: http.client.HTTPConnection, path: str) -> tuple[int, str |
     return answer.status, answer.getheader("Connection"), answer.read()
 
 
-def test_readyz_is_503_at_once_and_who_is_connected_is_still_answered(
-    on_one: Scene, mongodb_uri: str, serve: Serve
-) -> None:
+def test_readyz_fails_at_once_and_connections_are_still_answered(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
     on_one.prepare([1])
     with serve(mongodb_uri, on_one.name, drain_timeout="20") as served:
         served.wait_ready()
@@ -110,9 +108,7 @@ def test_readyz_is_503_at_once_and_who_is_connected_is_still_answered(
                 socket.create_connection(address(served))
 
 
-def test_a_request_that_had_arrived_is_answered_though_nothing_is_held(
-    on_one: Scene, mongodb_uri: str, serve: Serve
-) -> None:
+def test_request_that_has_arrived_is_answered_at_shutdown(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
     """The trap: closing a socket resets all who wait in its queue."""
     on_one.prepare([1])
     request = f"GET {poll(1)} HTTP/1.1\r\nHost: a\r\nX-Session-ID: {TOKEN}\r\n\r\n".encode()
@@ -133,7 +129,7 @@ def test_a_request_that_had_arrived_is_answered_though_nothing_is_held(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once_though_a_client_does_not_read(
+def test_second_signal_ends_the_server_at_once(
     on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures, second: signal.Signals
 ) -> None:
     with serve(mongodb_uri, on_one.name, drain_timeout="600") as served:
@@ -148,7 +144,7 @@ def test_a_second_signal_ends_it_at_once_though_a_client_does_not_read(
             figures.within("from the second signal to the exit", time.time() - began, 0.5)
 
 
-def test_a_client_that_does_not_read_delays_the_exit_until_drain_timeout(
+def test_client_that_does_not_read_delays_exit_until_drain_timeout(
     on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
 ) -> None:
     with serve(mongodb_uri, on_one.name, drain_timeout="1") as served:
@@ -243,7 +239,7 @@ def test_second_signal_ends_every_process_at_once(on_one: Scene, mongodb_uri: st
         wait_until(lambda: not any(is_running(child) for child in children), "the processes' end")
 
 
-def test_a_restart_of_two_servers_one_after_the_other_loses_no_request(
+def test_rolling_restart_of_two_servers_loses_no_request(
     on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures, tmp_path: Path
 ) -> None:
     """Behind Debian's nginx; its clients ask again when they are told to wait."""

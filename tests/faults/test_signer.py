@@ -82,7 +82,7 @@ def try_again_until_told(served: Served, number: int) -> str:
     return str(body["url"])
 
 
-def test_a_hold_that_settles_while_there_are_no_credentials_is_not_lost(
+def test_hold_that_settles_without_credentials_is_not_lost(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
 ) -> None:
     role.is_away = True
@@ -104,7 +104,7 @@ def test_a_hold_that_settles_while_there_are_no_credentials_is_not_lost(
         assert served.readyz()[0] == 200
 
 
-def test_no_url_is_dead_on_arrival_while_credentials_come_and_go(
+def test_no_url_is_expired_while_credentials_rotate(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
 ) -> None:
     """The trap: a URL dies with the credentials that have signed it, whatever it says of its own life."""
@@ -163,7 +163,7 @@ def test_a_service_that_hangs_delays_nobody_while_the_credentials_live(
         figures.within(f"for {len(NUMBERS)} URLs", time.monotonic() - began, 1)
 
 
-def test_a_service_that_hangs_makes_no_answer_later_than_a_hold_may_be(
+def test_hanging_credential_service_delays_no_answer(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
 ) -> None:
     jobs.finish(NUMBERS)
@@ -176,7 +176,7 @@ def test_a_service_that_hangs_makes_no_answer_later_than_a_hold_may_be(
         assert (status, headers["x-wait-result"]) == (503, "error")
 
 
-def test_credentials_that_are_used_up_are_asked_for_once_in_a_while(
+def test_expired_credentials_are_requested_now_and_then(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
 ) -> None:
     jobs.finish(NUMBERS)

@@ -101,7 +101,7 @@ def test_a_network_that_swallows_everything_loses_no_hold(
         figures.within("from the network's recovery to the last answer", max(a["at"] for a in answers) - opened, 10)
 
 
-def test_a_short_hold_into_the_silence_is_refused_in_its_own_time(
+def test_short_hold_on_a_silent_mongodb_is_503_in_time(
     behind: Scene, valve: Valve, serve: Serve, figures: Figures
 ) -> None:
     with serve(valve.uri, behind.name) as served:
@@ -187,7 +187,7 @@ def test_what_no_majority_has_is_not_told(arbitrated: ReplicaSet, serve: Serve, 
             told_once_a_majority_has_it(served, holds, secondary, figures)
 
 
-def test_what_the_primary_had_before_the_stream_but_a_majority_only_after_is_told(
+def test_write_that_reaches_a_majority_after_the_stream_opened_is_answered(
     arbitrated: ReplicaSet, serve: Serve, figures: Figures
 ) -> None:
     """The trap after an election: MongoDB begins a stream at the primary's last write, which reads do not see yet."""

@@ -67,7 +67,7 @@ def makes_sense_here(request: pytest.FixtureRequest) -> None:
         pytest.skip(reason)
 
 
-def test_it_is_said_once_and_a_hold_ends_by_re_reading(mongodb_uri: str, serve: Serve, figures: Figures) -> None:
+def test_standalone_is_logged_once_and_holds_end_by_rereading(mongodb_uri: str, serve: Serve, figures: Figures) -> None:
     with (
         scene(mongodb_uri, f"test_{uuid.uuid4().hex}") as made,
         serve(mongodb_uri, made.name) as served,

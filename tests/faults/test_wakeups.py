@@ -233,7 +233,7 @@ async def heard_of(trials: Trials, number: int, write: Action) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_job_that_is_finished_at_any_moment_is_told_at_once(trials: Trials, figures: Figures) -> None:
+async def test_job_finished_at_any_moment_is_answered_at_once(trials: Trials, figures: Figures) -> None:
     await trials.run(finish_at_any_moment)
     figures.note(f"s, the longest of {TRIALS} from the finish to the answer", f"{trials.longest:.3f}")
 

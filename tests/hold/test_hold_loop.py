@@ -156,7 +156,7 @@ async def test_hold_that_is_settled_by_its_last_check_is_settled() -> None:
     assert (await Held(Checker(WAITING, SETTLED), seconds=0.02).outcome()).result is HoldResult.SETTLED
 
 
-async def test_hold_that_is_woken_again_and_again_ends_at_its_deadline() -> None:
+async def test_hold_woken_again_and_again_ends_at_its_deadline() -> None:
     def still(hold: Hold[Any]) -> Check:
         hold.wake()
         return WAITING
@@ -179,7 +179,7 @@ async def test_hold_that_drains_gives_what_is_settled_by_then() -> None:
     assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
 
 
-async def test_hold_that_drains_checks_again_where_its_url_may_be_outdated() -> None:
+async def test_draining_hold_checks_again_after_a_change() -> None:
     held = await Held(Checker(WAITING, SETTLED, WAITING, on_sign=(wake,))).waits()
     held.hold.end(HoldResult.DRAINING)
     assert (await held.outcome())[1:] == ([None], HoldResult.DRAINING)
@@ -209,13 +209,13 @@ async def test_hold_ends_at_its_deadline_where_the_last_check_fails() -> None:
     assert (checked, urls, result) == (WAITING.unconfirmed(), [None], HoldResult.DEADLINE)
 
 
-async def test_hold_does_not_answer_what_a_later_check_could_not_confirm() -> None:
+async def test_hold_does_not_answer_an_unconfirmed_check() -> None:
     held = Held(Checker(settled_but_woken, Away()), seconds=0.05)
     checked, urls, result = await held.outcome()
     assert (checked, urls, result) == (SETTLED.unconfirmed(), [None], HoldResult.DEADLINE)
 
 
-async def test_deadline_is_never_later_than_asked_and_at_most_a_sixteenth_earlier() -> None:
+async def test_deadline_is_at_most_a_sixteenth_earlier_than_requested() -> None:
     deadlines = [deadline_of(100, 16) for _ in range(2000)]
     assert 116 - 16 * JITTER <= min(deadlines) < 115.2
     assert 115.8 < max(deadlines) <= 116

@@ -45,7 +45,7 @@ async def prepare(world: World, number: int) -> None:
     await world.log_in(f"session {number}", 11)
 
 
-async def test_a_job_that_moves_on_step_by_step_settles_the_hold(server: Server, world: World) -> None:
+async def test_job_that_advances_in_steps_settles_the_hold(server: Server, world: World) -> None:
     steps: list[Document] = [
         {"status": "running"},
         {"status": "finished"},
@@ -66,7 +66,7 @@ async def test_a_job_that_moves_on_step_by_step_settles_the_hold(server: Server,
     await all_of(trial, TRIALS // 3, seed=3)
 
 
-async def test_a_job_that_is_deleted_at_any_moment_settles_the_hold(server: Server, world: World) -> None:
+async def test_job_deleted_at_any_moment_settles_the_hold(server: Server, world: World) -> None:
     async def trial(number: int, chance: random.Random) -> None:
         number += 1000
         await prepare(world, number)
@@ -82,9 +82,7 @@ async def test_a_job_that_is_deleted_at_any_moment_settles_the_hold(server: Serv
 
 
 @pytest.mark.parametrize("revoke", ["session", "user", "submission"])
-async def test_who_lost_access_before_the_job_was_settled_is_told_nothing_of_it(
-    server: Server, world: World, revoke: str
-) -> None:
+async def test_caller_without_access_gets_no_settled_status(server: Server, world: World, revoke: str) -> None:
     async def take_away(number: int) -> None:
         if revoke == "session":
             await world.sessions.delete_one({"_id": token_hash(f"session {number}")})

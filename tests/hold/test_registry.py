@@ -71,7 +71,7 @@ async def test_hold_waits_until_something_happens(how: str) -> None:
         assert not hold.is_waiting
 
 
-async def test_hold_keeps_the_time_of_the_first_wake_that_was_not_checked() -> None:
+async def test_hold_keeps_the_time_of_its_first_unchecked_wake() -> None:
     with HoldRegistry[tuple[str, int]]().hold((A,)) as hold:
         times = [hold.woken_at]
         for is_checked in (False, False, True):

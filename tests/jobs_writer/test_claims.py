@@ -172,7 +172,7 @@ def test_job_that_validators_refuse_is_passed_over_and_logged_once(
 
 
 @pytest.mark.parametrize("old", [name for name in OLD if name != "dates of a file without"])
-def test_job_that_makes_no_sense_is_failed_where_nothing_refuses_it(unvalidated: Database, old: str) -> None:
+def test_malformed_job_is_failed_without_validators(unvalidated: Database, old: str) -> None:
     jobs = unvalidated["jobs"]
     jobs.insert_one(OLD[old] | {"status": "waiting", "requested_at": DATE})
     jobs.insert_one({"_id": 7, "submission_id": 7, "file_type": "F", "status": "waiting"})

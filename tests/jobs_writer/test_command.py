@@ -112,7 +112,7 @@ STOP_AT_A_DEATH = """
 """
 
 
-def test_worker_run_ends_by_a_signal_that_comes_as_a_process_dies(
+def test_worker_run_ends_by_a_signal_as_a_process_dies(
     mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path
 ) -> None:
     JobsWriter(initialized).request(1, "E")

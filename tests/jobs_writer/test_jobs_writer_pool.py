@@ -59,7 +59,7 @@ def claim_into(claims: list[JobHandle], writer: JobsWriter) -> bool:
     return bool(claims)
 
 
-def test_fifty_workers_do_each_job_once_and_those_of_killed_workers_come_back(
+def test_fifty_workers_do_each_job_once_though_some_are_killed(
     mongodb_uri: str, initialized: "Database[dict[str, Any]]"
 ) -> None:
     for notes in ("ready", "done"):

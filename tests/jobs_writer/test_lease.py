@@ -200,14 +200,14 @@ def forked(program: str, mongodb_uri: str, database: Database) -> list[int]:
     return statuses
 
 
-def test_child_of_a_fork_does_not_end_the_job_of_its_parent(mongodb_uri: str, initialized: Database) -> None:
+def test_forked_child_does_not_end_its_parents_job(mongodb_uri: str, initialized: Database) -> None:
     expected = [forked_workers.EXITED, forked_workers.NO_ERROR, forked_workers.LEASE_LOST, forked_workers.LEASE_LOST]
     assert forked("inside", mongodb_uri, initialized) == expected
     found = initialized["jobs"].find_one({}) or {}
     assert (found["status"], found["size"], found["attempts"]) == ("finished", 1, 1)
 
 
-def test_children_of_a_fork_claim_with_the_client_of_their_parent(mongodb_uri: str, initialized: Database) -> None:
+def test_forked_children_claim_with_their_parents_client(mongodb_uri: str, initialized: Database) -> None:
     assert forked("prefork", mongodb_uri, initialized) == [forked_workers.NO_ERROR] * forked_workers.CHILDREN
     found = list(initialized["jobs"].find())
     assert len(found) == 40
@@ -261,7 +261,7 @@ def test_end_that_stays_unknown_does_not_fail_the_job(worker: Database, jobs: An
         again.finish(key="E.csv")
 
 
-def test_worker_knows_at_the_end_of_its_lease_that_it_is_lost(faulty: ReplicaSet, worker: Database) -> None:
+def test_worker_knows_when_its_lease_has_ended(faulty: ReplicaSet, worker: Database) -> None:
     job = JobsWriter(worker, lease_seconds=2).request(1, "E")
     job.start()
     (node,) = faulty.nodes

@@ -140,7 +140,7 @@ def test_children_may_use_the_client_of_their_parent(s3: S3, s3_client: Any) -> 
         assert content == name.encode() * 10_000
 
 
-def test_a_stream_at_its_end_is_told_from_an_empty_one(send: Callable[..., bytes], tmp_path: Path) -> None:
+def test_upload_tells_a_stream_at_its_end_from_an_empty_one(send: Callable[..., bytes], tmp_path: Path) -> None:
     stream = io.BytesIO()
     stream.write(b"forgotten")
     with pytest.raises(ValueError, match="seek"):
@@ -216,7 +216,7 @@ def test_extra_args_go_to_the_requests_that_take_them(
     assert complete == ["ExpectedBucketOwner"]
 
 
-def test_a_checksum_of_the_whole_file_is_not_that_of_a_part(
+def test_upload_refuses_a_whole_file_checksum_for_parts(
     send: Callable[..., bytes], recorded: list[Mapping[str, Any]]
 ) -> None:
     send(io.BytesIO(bytes(PART_SIZE + 1)), ChecksumCRC32="hsp0wA==")
@@ -330,7 +330,7 @@ async def test_a_second_cancellation_ends_an_upload_at_once(hanging_s3: socket.s
     assert not unseen
 
 
-def test_what_a_hanging_s3_kept_is_cleared_away_when_it_answers_again(tmp_path: Path, keys: None) -> None:
+def test_upload_removes_its_parts_when_s3_answers_again(tmp_path: Path, keys: None) -> None:
     with in_background(running_s3(tmp_path, access_key=ACCESS_KEY, secret_key=SECRET_KEY)) as url:
         client = own_client(endpoint_url=url, read_timeout=2 * STOP_SECONDS)
         client.create_bucket(Bucket="reports")

@@ -117,7 +117,7 @@ def trial(initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any) -> It
     made.bring("nothing")
 
 
-def test_every_arrow_of_the_picture_is_so_and_there_is_no_other(trial: Trial) -> None:
+def test_worker_picture_has_exactly_the_real_transitions(trial: Trial) -> None:
     drawn = set(arrows())
     states = {state for source, _, target in drawn for state in (source, target)}
     assert states == {"nothing", "ready", "waiting", *HELD, "finished", "failed", "invalid"}

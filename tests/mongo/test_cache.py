@@ -84,7 +84,7 @@ def now() -> float:
 # Rule 1: the cache is a prefix of the oplog, and a read names the time that it is of.
 
 
-async def test_rule_1_an_event_at_or_before_the_read_is_skipped() -> None:
+async def test_rule_1_event_not_after_the_read_is_skipped() -> None:
     cached = Cached().put_all(seconds=7)
     assert cached.apply(update(6, FINISHED), update(7, FINISHED)) == []
     assert cached.status() == "waiting"
@@ -98,7 +98,7 @@ async def test_rule_1_two_events_of_one_transaction_are_both_applied() -> None:
     assert cached.status() == "finished"
 
 
-async def test_rule_1_an_older_read_does_not_replace_a_newer_one() -> None:
+async def test_rule_1_older_read_does_not_replace_a_newer_one() -> None:
     cached = Cached().put_all(seconds=7)
     cached.put(JOB_KEY, {**JOB, **FINISHED}, seconds=6)
     assert cached.status() == "waiting"
@@ -179,7 +179,7 @@ async def test_rule_2_what_no_answer_depends_on_wakes_nobody(fields: Mapping[str
     assert cached.status() == "waiting"
 
 
-async def test_rule_2_an_insert_fills_the_place_of_an_absent_job() -> None:
+async def test_rule_2_insert_replaces_an_absent_job() -> None:
     cached = Cached().put_all()
     cached.cache.invalidate(JOB_KEY)
     cached.put(JOB_KEY, None)
@@ -205,7 +205,7 @@ async def test_rule_2_an_insert_fills_the_place_of_an_absent_job() -> None:
         event("drop", JOBS, None, 8),
     ],
 )
-async def test_rule_3_a_read_behind_an_event_is_not_cached_and_wakes(event_meanwhile: Event) -> None:
+async def test_rule_3_read_behind_an_event_is_not_cached(event_meanwhile: Event) -> None:
     cached = Cached()
     with cached.cache.reading() as read:
         cached.apply(event_meanwhile)
@@ -239,7 +239,7 @@ async def test_rule_3_a_move_to_an_unknown_key_concerns_everything() -> None:
     assert cached.status() is None
 
 
-async def test_rule_3_a_read_that_finds_a_job_moved_drops_its_old_key() -> None:
+async def test_rule_3_read_of_a_moved_job_drops_its_old_key() -> None:
     cached = Cached().put_all()
     cached.put(OTHER_KEY, {**JOB, "file_type": "D2"}, seconds=9)
     assert cached.cache.documents([JOB_KEY]) == {}
@@ -260,7 +260,7 @@ async def test_rule_4_only_a_current_cache_answers() -> None:
 # Rule 5: revocation before settlement.
 
 
-async def test_rule_5_a_job_read_ahead_of_its_access_is_not_answered() -> None:
+async def test_rule_5_job_read_ahead_of_its_access_is_not_answered() -> None:
     cached = Cached().put_all()
     cached.cache.invalidate(JOB_KEY)
     cached.put(JOB_KEY, {**JOB, **FINISHED}, seconds=12)
@@ -269,7 +269,7 @@ async def test_rule_5_a_job_read_ahead_of_its_access_is_not_answered() -> None:
     assert cached.status() == "finished"
 
 
-async def test_rule_5_access_that_is_read_again_unchanged_is_as_new_as_its_job() -> None:
+async def test_rule_5_unchanged_access_becomes_as_new_as_its_job() -> None:
     cached = Cached().put_all()
     cached.cache.invalidate(JOB_KEY)
     cached.put_all(seconds=20)
@@ -279,7 +279,7 @@ async def test_rule_5_access_that_is_read_again_unchanged_is_as_new_as_its_job()
 
 
 @pytest.mark.parametrize("key", [SESSION_KEY, USER_KEY, SUBMISSION_KEY])
-async def test_rule_5_every_part_of_the_access_has_to_be_as_new(key: Key) -> None:
+async def test_rule_5_every_part_of_the_access_must_be_new(key: Key) -> None:
     cached = Cached().put_all(seconds=12)
     assert cached.status() == "waiting"  # All of one time.
     document = cached.cache.documents([key])[key]
@@ -300,7 +300,7 @@ async def test_rule_6_an_event_with_a_strange_id_concerns_nothing(document_id: o
     assert cached.status() == "waiting"
 
 
-async def test_rule_6_a_job_with_a_strange_id_is_not_cached() -> None:
+async def test_rule_6_job_with_a_strange_id_is_not_cached() -> None:
     cached = Cached()
     cached.put(JOB_KEY, {**JOB, "_id": 1.5})
     assert cached.cache.documents([JOB_KEY]) == {}

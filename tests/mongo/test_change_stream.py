@@ -131,7 +131,7 @@ async def test_follower_wakes_everybody_for_an_event_that_may_concern_all() -> N
             assert (before, hold.woken) == (False, True)
 
 
-async def test_follower_trusts_only_an_answer_that_shows_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_follower_trusts_only_proof_that_it_has_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async with following() as made:
         await made.asked()
         advanced: list[int | None] = []
@@ -252,7 +252,7 @@ async def test_follower_survives_an_event_that_cannot_be_applied() -> None:
         assert made.connection.opened[1][0] is None  # Behind the token it would come again.
 
 
-async def test_follower_is_down_and_reads_what_is_held_while_it_cannot_open() -> None:
+async def test_follower_reads_what_is_held_while_it_cannot_open() -> None:
     async with following(errors={"open_change_stream": [AutoReconnect("away")] * 1000}) as made:
         with made.holds.hold((JOB_KEY,)):
             await until(lambda: ([JOB_KEY], False) in made.documents.read)

@@ -134,7 +134,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "_FIRST_PAUSE", 0.0001)
 
 
-async def test_documents_reads_all_of_a_request_in_one_query_and_caches_it() -> None:
+async def test_documents_reads_a_request_in_one_query_and_caches_it() -> None:
     reading = everything()
     for _ in range(2):
         lookup = await reading.read(*ALL)
@@ -185,7 +185,7 @@ async def test_reader_gives_everybody_else_theirs_where_one_is_unreadable(error:
     assert [each["event"] for each in records] == ["document_unreadable"]
 
 
-async def test_reader_splits_access_from_jobs_so_that_access_is_not_older() -> None:
+async def test_reader_reads_jobs_before_their_access() -> None:
     reading = everything()
     times = iter((11, 12, 13, 14, 15, 16, 17))
 
@@ -226,7 +226,7 @@ async def test_reader_gives_up_at_once_what_does_not_pass(error: Exception) -> N
     assert raised.value.__cause__ is error
 
 
-async def test_reader_gives_up_in_time_what_does_not_pass_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reader_gives_up_on_a_lasting_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "READ_MS", 50)
     reading = everything()
     reading.mongodb.errors = [OperationFailure("no snapshot yet", 246)] * 1000
@@ -268,7 +268,7 @@ async def test_reader_believes_a_standalone_which_names_no_time() -> None:
     [{"submission_id": Decimal128("1")}, {"submission_id": [1, 2]}, {"file_type": ["D1"]}],
     ids=["decimal", "array", "types"],
 )
-async def test_reader_gives_a_job_without_a_plain_key_to_whom_a_query_does(strange: Document) -> None:
+async def test_reader_matches_a_job_without_a_plain_key_by_query(strange: Document) -> None:
     reading = Reading((JOBS, {**JOB, **strange}), *jobs(5)[1:])
     lookup = await reading.read(*keys_of(5), (JOBS, (9, "D1")))
     assert lookup.job(1, "D1").generation_status is GenerationStatus.FAILED
@@ -291,7 +291,7 @@ async def test_reader_takes_a_user_with_a_strange_id_for_absent(records: list[An
     assert "document_malformed" in [each["event"] for each in records]
 
 
-async def test_reader_lets_the_first_of_two_jobs_of_one_key_stand() -> None:
+async def test_reader_keeps_the_first_of_two_jobs_with_one_key() -> None:
     reading = Reading((JOBS, JOB), (JOBS, {**JOB, **FINISHED, "_id": 101}))
     assert (await reading.read(JOB_KEY)).job(1, "D1").job_id == 100
 
@@ -306,7 +306,7 @@ async def test_documents_read_again_wakes_whoever_waits_for_what_differs() -> No
     assert (waiting.woken, other.woken) == (True, False)
 
 
-async def test_documents_that_were_never_cached_wake_when_they_are_read_again() -> None:
+async def test_documents_never_cached_wake_when_read_again() -> None:
     reading = everything()
     with reading.holds.hold((JOB_KEY,)) as waiting:
         await reading.documents.read_again([JOB_KEY])
@@ -327,7 +327,7 @@ async def test_documents_read_again_nothing_where_nobody_waits() -> None:
     assert not reading.mongodb.reads
 
 
-async def test_documents_that_change_while_they_are_read_are_given_but_not_cached() -> None:
+async def test_documents_changed_while_read_are_returned_but_not_cached() -> None:
     reading = everything()
     reading.mongodb.before_answering = lambda: reading.documents.cache.apply(update(11, FINISHED))
     with reading.holds.hold((JOB_KEY,)) as waiting:

@@ -34,7 +34,7 @@ def test_freshness_is_not_current_before_a_stream_is_open(clock: Clock) -> None:
     assert not Freshness().is_current()
 
 
-def test_freshness_lasts_two_seconds_from_when_the_stream_had_caught_up(clock: Clock) -> None:
+def test_freshness_lasts_two_seconds_after_catching_up(clock: Clock) -> None:
     freshness = Freshness()
     freshness.start(time_of(5), requested_at=100)
     assert current(clock, freshness, 100 + TRUSTED_SECONDS - 0.01)
@@ -72,7 +72,7 @@ def test_freshness_is_prolonged_by_events_behind_an_earlier_answer(clock: Clock)
     assert not current(clock, freshness, 101 + TRUSTED_SECONDS)
 
 
-def test_freshness_position_of_an_idle_stream_is_that_of_the_last_answer(clock: Clock) -> None:
+def test_freshness_position_of_an_idle_stream_advances(clock: Clock) -> None:
     freshness = Freshness()
     freshness.start(time_of(5), requested_at=100)
     freshness.advance(None, requested_at=101, answered=time_of(7))

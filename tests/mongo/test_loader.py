@@ -81,7 +81,7 @@ async def test_loader_begins_a_read_after_it_was_asked_for() -> None:
     await reads.answer(0)
 
 
-async def test_loader_loses_no_load_that_comes_as_the_last_read_ends() -> None:
+async def test_loader_serves_a_load_as_the_last_read_ends() -> None:
     reads = Reads()
     first, second = await reads.begin(1), await reads.begin(2)
     reads.answers[0].set_result(None)

@@ -40,7 +40,7 @@ def collections(command: dict[str, Any]) -> list[str]:
     return sorted([command["aggregate"], *others])
 
 
-async def test_request_costs_two_queries_and_one_where_the_login_is_cached(
+async def test_request_costs_one_query_with_a_cached_login_else_two(
     server: Server, world: World, profiler: Profiler
 ) -> None:
     await world.put_job()

@@ -123,7 +123,7 @@ def test_nobody_writes_what_is_anothers(mongodb: SecuredMongoDB, role: str, coll
     assert refused.value.code == NOT_ALLOWED
 
 
-def test_a_certificate_of_another_authority_is_refused_and_the_log_says_so(
+def test_certificate_of_another_authority_is_refused_and_logged(
     tmp_path: Path, mongodb: SecuredMongoDB, s3: S3
 ) -> None:
     stranger = tmp_path / "stranger.pem"

@@ -107,7 +107,7 @@ def test_what_a_process_and_its_children_use_is_seen() -> None:
             child.kill()
 
 
-def test_threads_that_end_meanwhile_are_none_of_those_that_are_seen() -> None:
+def test_thread_list_skips_threads_that_have_ended() -> None:
     """A pool of threads is not the same from one moment to the next; a few hundred looks meet that for certain."""
     stopped = threading.Event()
 

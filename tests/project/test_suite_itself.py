@@ -122,7 +122,7 @@ def test_the_suite_tells_what_a_test_leaves_behind(tmp_path: Path) -> None:
     assert not [line for line in expected if line not in said], said
 
 
-def test_a_server_of_its_own_that_writes_a_token_is_told(tmp_path: Path) -> None:
+def test_suite_reports_a_server_that_writes_a_token(tmp_path: Path) -> None:
     token_hash("hush")
     with pytest.raises(AssertionError, match="hush"), running_server(tmp_path, ["--address=hush.invalid"]) as server:
         assert server.process.wait(DEADLINE) == 1

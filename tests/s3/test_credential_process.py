@@ -57,7 +57,7 @@ def program(tmp_path: Path) -> HangingProgram:
 
 
 @pytest.mark.parametrize("profile", ["", BY_SOURCE_PROFILE], ids=["default", "source_profile"])
-async def test_credential_process_that_hangs_is_ended_and_called_a_time_out(
+async def test_hanging_credential_process_is_ended_as_a_time_out(
     profile: str, program: HangingProgram, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text(f"[default]{profile}\ncredential_process = {' '.join(program.command)}\n")

@@ -94,7 +94,7 @@ def saved_as(response: HTTPResponse) -> str:
 # What is downloaded
 
 
-async def test_the_file_of_any_key_is_downloaded_under_its_own_name(
+async def test_file_of_any_key_downloads_under_its_own_name(
     server: Server, world: World, s3: S3, s3_client: Any
 ) -> None:
     for key in KEYS:
@@ -115,13 +115,13 @@ async def test_the_bucket_of_the_job_wins(server: Server, world: World, s3: S3, 
         assert (await download(server, url)).body == b"of the configured bucket"
 
 
-async def test_the_name_of_the_object_can_be_read_in_the_url(server: Server, world: World, s3: S3) -> None:
+async def test_url_shows_the_name_of_the_object(server: Server, world: World, s3: S3) -> None:
     for key in ("1/D1_funding.txt", "1/D1-awards_2026~v1.csv"):
         assert urlsplit(await url_of(server, world, key)).path == f"/{s3.bucket}/{key}"
 
 
 @pytest.mark.parametrize("server_options", [{"url_ttl": "7"}])
-async def test_a_url_says_that_it_is_of_signature_4_and_how_long_it_lives(server: Server, world: World) -> None:
+async def test_url_names_signature_4_and_its_lifetime(server: Server, world: World) -> None:
     began = time.time()
     url = await url_of(server, world)
     assert query(url)["X-Amz-Algorithm"] == "AWS4-HMAC-SHA256"
@@ -173,7 +173,7 @@ async def test_a_url_is_refused_once_it_has_expired(server: Server, world: World
 
 
 @pytest.mark.parametrize("server_options", [{"url_ttl": "2"}])
-async def test_a_url_is_used_again_for_at_most_half_of_its_life(server: Server, world: World) -> None:
+async def test_url_is_reused_for_half_of_its_life(server: Server, world: World) -> None:
     await world.put_job()
     await world.finish()
     urls: list[str] = []
@@ -186,7 +186,7 @@ async def test_a_url_is_used_again_for_at_most_half_of_its_life(server: Server, 
     assert len(urls) > len(set(urls)), "none was used again"
 
 
-async def test_a_url_is_not_used_again_once_the_job_has_changed(server: Server, world: World) -> None:
+async def test_url_of_a_changed_job_is_not_reused(server: Server, world: World) -> None:
     await world.put_job()
     await world.finish()
     assert len({body(await server.check())["url"] for _ in range(3)}) == 1
@@ -220,7 +220,7 @@ async def test_finished_job_without_any_bucket_has_failed(
         assert f"/{s3.bucket}/" in await url_of(server, world, bucket=s3.bucket)
 
 
-async def test_job_in_a_bucket_that_can_never_be_signed_for_has_failed() -> None:
+async def test_job_in_an_invalid_bucket_is_failed() -> None:
     elsewhere = "arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/reports"  # In another partition.
     jobs = [Job(1, GenerationStatus.FINISHED, bucket=bucket, key="1/D1.csv") for bucket in (None, elsewhere)]
     with structlog.testing.capture_logs() as records:
@@ -231,7 +231,7 @@ async def test_job_in_a_bucket_that_can_never_be_signed_for_has_failed() -> None
     assert [record["job_id"] for record in records if record["event"] == "job_malformed"] == [1]
 
 
-async def test_without_credentials_a_file_is_a_503_and_all_else_is_answered(
+async def test_missing_credentials_fail_finished_files_only(
     world: World, mongodb_uri: str, s3: S3, http_client: SimpleAsyncHTTPClient
 ) -> None:
     nobody = replace(s3, access_key="", secret_key="")

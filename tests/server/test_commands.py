@@ -118,7 +118,7 @@ def test_unknown_flag_ends_with_status_2() -> None:
     assert invoke("serve", "--prot=1").exit_code == 2
 
 
-def test_main_reports_a_port_in_use_in_one_line_with_status_1() -> None:
+def test_main_reports_a_port_in_use_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = run_command("serve", f"--port={taken.getsockname()[1]}", "--mongodb-uri=mongodb://127.0.0.1:1/")
     assert ended.returncode == 1

@@ -133,7 +133,7 @@ def check_replacement(served: ServerProcess, children: list[int]) -> None:
     assert served.records("process_died")[1]["next_start_seconds"] == 2.0
 
 
-def test_supervisor_starts_one_process_per_core_and_kills_one_that_hangs(
+def test_supervisor_starts_a_process_per_core_and_kills_hanging_ones(
     tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
 ) -> None:
     cores = os.sched_getaffinity(0)

@@ -271,7 +271,7 @@ def test_all_bad_values_are_told_together(config: Config) -> None:
     )
 
 
-def test_a_bad_value_that_a_stronger_one_hides_is_not_told(config: Config) -> None:
+def test_bad_value_of_a_weaker_source_is_ignored(config: Config) -> None:
     settings = load_settings({"port": "1"}, {"GENSTATUS_PORT": "x"}, config("port = 'y'"))
     assert settings.port == 1
 
@@ -321,7 +321,7 @@ def test_a_password_is_not_shown(uri: str) -> None:
 
 
 @each_option
-def test_a_bad_value_is_not_repeated_because_it_may_be_a_secret(option: Option) -> None:
+def test_bad_value_is_not_repeated_in_the_error(option: Option) -> None:
     if option.name != "cors_origins":  # There are several, and the bad one has to be found.
         assert "SECRET" not in "".join(refused({option.name: "SECRET \0"}))
 

@@ -149,7 +149,7 @@ def test_log_for_humans_escapes_what_a_terminal_obeys(written: Callable[[str], C
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
-def test_log_set_up_without_a_standard_error_drops_nothing_and_raises_nothing(
+def test_log_works_without_a_standard_error(
     written: Callable[[str], Callable[[], str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written("json")

@@ -24,7 +24,7 @@ def value(server: Server, name: str, **labels: str) -> float:
     return server.services.metrics.registry.get_sample_value(name, labels) or 0
 
 
-async def test_the_age_of_the_oldest_hold_and_of_the_job_that_nothing_happens_to(server: Server, world: World) -> None:
+async def test_metrics_show_the_oldest_hold_and_the_oldest_job(server: Server, world: World) -> None:
     assert value(server, "genstatus_oldest_hold_seconds") == 0
     assert value(server, "genstatus_oldest_waited_job_seconds") == 0
     await world.put_job(updated_at=datetime.now(UTC) - timedelta(hours=2))
@@ -40,7 +40,7 @@ async def test_the_age_of_the_oldest_hold_and_of_the_job_that_nothing_happens_to
     assert value(server, "genstatus_oldest_waited_job_seconds") == 0
 
 
-async def test_a_job_that_does_not_say_when_it_was_updated_has_no_age(server: Server, world: World) -> None:
+async def test_job_without_updated_at_has_no_age(server: Server, world: World) -> None:
     await world.put_job()
     waiting = asyncio.create_task(server.check(wait="true"))
     await server.held()

@@ -244,7 +244,7 @@ class TestEntityTag:
         assert response.headers["X-Wait-Result"] == "deadline"
 
     @pytest.mark.parametrize(("max_waits", "result"), [(0, "shed"), (1, "deadline")])
-    async def test_whoever_has_to_ask_again_is_told_when_though_nothing_waits(
+    async def test_statuses_have_retry_after_though_nothing_waits(
         self, server: Server, world: World, max_waits: int, result: str
     ) -> None:
         await remember(server, world, "D1", "D2")
