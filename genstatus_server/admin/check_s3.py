@@ -1,4 +1,4 @@
-"""What `genstatus check` finds out about S3: it signs a URL as the server does, and fetches it where it is asked to."""
+"""What `genstatus check` finds out about S3: it signs a URL as the server does, and fetches it on request."""
 
 import asyncio
 import re

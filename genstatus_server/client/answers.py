@@ -46,7 +46,7 @@ class Phase(StrEnum):
     """What a client that waits is doing."""
 
     ASKING = "asking"
-    #: The file is being generated; the server asked to be left alone for a moment.
+    #: The file is being generated; the client pauses before its next request.
     WAITING = "waiting"
     #: There was no answer, or no useful one.
     RECONNECTING = "reconnecting"
@@ -55,7 +55,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What `on_update` is told. `generation` is the newest answer; `pause` the seconds until the next request."""
+    """The argument of `on_update`. `generation` is the newest answer; `pause` the seconds until the next request."""
 
     phase: Phase
     generation: Generation | None = None

@@ -38,7 +38,7 @@ class AsyncGenerationClient:
         self.timing = Timing(time.monotonic, random.random)
 
     async def check_generation(self, submission_id: int, file_type: str, *, timeout: float = 10.0) -> Generation:  # noqa: ASYNC109 - as in the client that blocks
-        """How far the file is, asked once. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
+        """The state of the file. Raises `GenerationRefused`, or `ServerUnavailable` within `timeout` s."""
         return await self._follow(rules.check(timeout), submission_id, file_type)
 
     async def wait_for_generation(  # noqa: PLR0913 - the options by name
@@ -53,7 +53,7 @@ class AsyncGenerationClient:
     ) -> Generation:
         """The answer once it is settled: finished, failed or invalid. `hold`: seconds that one request is held.
 
-        `ask_first`: ask once without a hold before, so that `on_update` is told at once how far the file is.
+        `ask_first`: begin with a request that is not held, so that `on_update` is called at once with the file's state.
         Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
         """
         steps = rules.wait(self.timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)

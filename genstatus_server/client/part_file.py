@@ -45,7 +45,7 @@ class Output(ABC):
             if tag == self._tag and re.match(rf"bytes {self.received}-", sent):
                 return ""
             self._tag = ""  # Begin anew.
-            return "the storage sent other bytes than were asked for"
+            return "the storage sent other bytes than were requested"
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             self._tag = ""
         return refusal(status)

@@ -1,4 +1,4 @@
-"""What both fronts have in common: which server is asked, with which token, about which file."""
+"""What both clients have in common: the server, the token and the file of a request."""
 
 import logging
 import platform

@@ -74,7 +74,7 @@ class Wanted:
 
 def run(base_url: str, session_token: str, wanted: Wanted) -> int:
     """Returns the exit status. Only the result goes to standard output."""
-    # Also told to end by a signal, it removes the half of a file.
+    # An exception, so that the part of a file is removed at the end by a signal, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with open_display(str(wanted)) as display:
         try:

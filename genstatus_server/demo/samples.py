@@ -105,7 +105,7 @@ def sample_csv(file_type: str) -> bytes:
 
 def _replace(database: Database[Document], name: str, documents: list[Document]) -> None:
     for document in documents:
-        # Those that make no sense do so on purpose: the validator of `init-db` is asked to look away.
+        # Some samples are malformed on purpose: they bypass the validator of `init-db`.
         fileless = document.get("upload") == {"status": "finished"}
         speechless = document.get("status") == "failed" and "message" not in document
         database[name].replace_one(
@@ -165,7 +165,7 @@ def _jobs() -> Iterator[Document]:
 
 @dataclass(frozen=True)
 class Storage:
-    """A bucket and how to reach it. Without keys the usual AWS chain is asked, AWS_* of the environment first."""
+    """A bucket and how to reach it. Without keys, they come from the AWS chain, AWS_* of the environment first."""
 
     bucket: str
     region: str | None = None

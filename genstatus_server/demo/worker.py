@@ -85,7 +85,7 @@ def work(writer: JobsWriter, stop: Stop) -> None:
 
 
 def main() -> None:
-    """Work until told to stop."""
+    """Work until a signal."""
     stop = Stop()
     environment = {name.removeprefix("GENSTATUS_").lower(): value for name, value in os.environ.items()}
     uri, name = environment["mongodb_uri"], environment.get("mongodb_database", "genstatus")

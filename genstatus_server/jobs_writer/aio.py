@@ -84,7 +84,7 @@ class AsyncJobHandle(JobFacts):
         await in_thread(lambda: self._job.fail(message))
 
     async def invalid(self, message: str) -> None:
-        """What was asked for cannot be generated; callers read `message`."""
+        """Mark the job invalid: the requested file cannot be generated. Callers read `message`."""
         await in_thread(lambda: self._job.invalid(message))
 
     async def release(self) -> None:

@@ -72,7 +72,7 @@ class Ending(Enum):
     FINISHED = auto()
     FAILED = auto()
     INVALID = auto()
-    #: Back to its place in the queue: the worker was told to stop, and the job is not to blame.
+    #: Back to its place in the queue: the worker has to stop, and the job is not the cause.
     RELEASED = auto()
     #: Back to the end of the queue; the attempt counts.
     REQUEUED = auto()
@@ -118,7 +118,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _stops(error: BaseException) -> bool:
-    """Whether the worker was told to stop. A `sys.exit` of the generation itself is a failed attempt."""
+    """Whether `error` stops the worker. A `sys.exit` of the generation itself is a failed attempt."""
     if isinstance(error, SystemExit):
         return _is_from_signal_handler(error.__traceback__)
     return isinstance(error, KeyboardInterrupt | CancelledError | GeneratorExit)

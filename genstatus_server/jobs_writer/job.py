@@ -164,7 +164,7 @@ class JobHandle(JobFacts):
         self._fail("failed", message)
 
     def invalid(self, message: str) -> None:
-        """What was asked for cannot be generated; callers read `message`."""
+        """Mark the job invalid: the requested file cannot be generated. Callers read `message`."""
         self._fail("invalid", message)
 
     def release(self) -> None:

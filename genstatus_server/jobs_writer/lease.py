@@ -56,7 +56,7 @@ class LeaseKeeper:
     def write(self, change: Change) -> None:
         """Make `change`. Raises `LeaseLost`.
 
-        Where MongoDB does not say whether it was made, it is asked again, until the lease ends.
+        Where MongoDB does not say whether it was made, the same change is sent again, until the lease ends.
         """
         if not self.is_of_this_process:
             raise self._lost()

@@ -29,10 +29,10 @@ from genstatus_server.jobs_writer.s3 import (
 
 T = TypeVar("T")
 
-#: Is told how many bytes have been sent so far, after each part.
+#: Called after each part with the number of bytes sent so far.
 Progress = Callable[[int], object]
 
-#: Seconds within which an upload that is told to stop ends, whatever S3 does.
+#: Seconds within which a stopped upload ends, whatever S3 does.
 STOP_SECONDS: Final = 5.0
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
@@ -89,7 +89,7 @@ def in_daemon_thread(function: Callable[[], T]) -> "Future[T]":
 
 
 class _Stopped(Exception):
-    """Ends the threads of an upload that was told to stop."""
+    """Ends the threads of a stopped upload."""
 
 
 class _Body(io.BytesIO):
@@ -205,7 +205,7 @@ class _Transfer:
             self._progress(self._sent)
 
     def _creation_args(self) -> dict[str, Any]:
-        """The algorithm is named here too: S3 refuses parts whose checksum it was not told of."""
+        """It names the algorithm, too: S3 refuses parts whose checksum was not announced."""
         args, whole = self._args_of("CreateMultipartUpload"), self._whole_checksum()
         if whole is not None:
             return args | {"ChecksumType": "FULL_OBJECT", "ChecksumAlgorithm": whole.removeprefix("Checksum")}

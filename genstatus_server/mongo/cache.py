@@ -242,7 +242,7 @@ class DocumentCache:
             return self._keys_of_move(event, before)
         if event["operationType"] in ("insert", "replace"):
             after = key_of(event)
-            # What a query finds by such a job, an array for instance, cannot be told.
+            # The key is no plain value, such as an array: a query may find the job by several keys.
             return None if after is None else {after, before or after}
         # A job that is not cached may be the one that is being read.
         return (before,) if before is not None else ()

@@ -124,7 +124,7 @@ class ChangeStreamFollower:
         views_checked_at = _now()
         while stream.alive:
             self._apply(await stream.next_batch())
-            # Behind all that was applied: what fails on the way here is told once more by the stream that follows.
+            # Behind all that was applied: the next stream repeats what failed on the way here.
             self._resume_token, self._token_attempts = stream.resume_token, 0
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:
                 views_checked_at = _now()

@@ -136,7 +136,7 @@ class Connection:
 
     @property
     def database(self) -> Database:
-        """Reads go to the primary and see what a majority has: a read sees whatever the change stream has told."""
+        """Reads go to the primary and see what a majority has: a read sees every event of the change stream."""
         return self._client.get_database(
             self._name,
             codec_options=CODEC,

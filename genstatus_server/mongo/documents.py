@@ -78,7 +78,7 @@ class DocumentReader:
             key = job_key(document) if collection == JOBS else (collection, document_id(document["_id"]))
             if key is None:
                 malformed.append(document)
-            elif key[1] is None:  # A query finds it by a whole number, but no event of it can be told from another's.
+            elif key[1] is None:  # A query finds it by a whole number, but an event does not identify it.
                 log.warning("document_malformed", collection=collection, cause="its _id is no text or whole number")
             elif key in found or collection == USERS:
                 # Without the unique index, a key may have two jobs: the first stands.

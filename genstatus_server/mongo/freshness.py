@@ -20,7 +20,7 @@ class Freshness:
     def __init__(self) -> None:
         self.position: ClusterTime = 0
         self._caught_up_at = float("-inf")
-        #: When MongoDB was asked for events, and the newest cluster time when it had answered, of earlier answers.
+        #: Of earlier answers: when each was requested, and the newest cluster time when MongoDB had answered.
         self._marks: deque[tuple[float, ClusterTime]] = deque()
 
     def is_current(self) -> bool:
@@ -41,8 +41,8 @@ class Freshness:
     def advance(self, newest_event: ClusterTime | None, requested_at: float, answered: ClusterTime) -> None:
         """An answer of the change stream, requested at `requested_at`, has been applied.
 
-        `newest_event` is the time of its last event, None where it had none: then the stream had caught up when it was
-        asked. `answered` is the newest cluster time when MongoDB answered.
+        `newest_event` is the time of its last event, None where it had none: then the stream had caught up at
+        `requested_at`. `answered` is the newest cluster time when MongoDB answered.
         """
         if newest_event is None:
             self._caught_up_at = requested_at

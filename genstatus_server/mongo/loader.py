@@ -1,4 +1,4 @@
-"""Batches loads: what is asked for while queries are under way goes into the next one. Pure asyncio.
+"""Batches loads: what is requested while queries are under way goes into the next one. Pure asyncio.
 
 A quiet server loads at once; a busy one loads hundreds of keys in the time of one.
 """
@@ -68,7 +68,7 @@ class BatchLoader(Generic[K]):
             self._next = _Batch()
             if self._running < _CONCURRENCY:
                 self._running += 1
-                # It begins in the loop's next turn: whatever is asked for in this one is part of it.
+                # It begins in the loop's next turn: whatever is requested in this one is part of it.
                 task = asyncio.create_task(self._run())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

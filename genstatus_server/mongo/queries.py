@@ -1,4 +1,4 @@
-"""What MongoDB is asked: the names of collections and fields, the snapshot query, and the change stream's pipeline.
+"""The names of collections and fields, the snapshot query, and the change stream's pipeline.
 
 A key is `(collection, id)`, where the id of a job is `(submission_id, file_type)`. Holds wait for keys, and events of
 the change stream are translated to keys.
@@ -53,7 +53,7 @@ _PARSERS: Final[Mapping[str, Callable[[Document | None], Any]]] = {
 
 
 def job_key(document: Document | None) -> Key | None:
-    """The key of the job in `document`; None where it does not name one that can be asked for."""
+    """The key of the job in `document`; None where that is no valid key."""
     submission_id = whole_number((document or {}).get("submission_id"))
     file_type = (document or {}).get("file_type")
     return (JOBS, (submission_id, file_type)) if submission_id is not None and type(file_type) is str else None
@@ -89,7 +89,7 @@ def parse(key: Key, document: Document | None) -> Any:
 def snapshot_query(keys: Iterable[Key]) -> tuple[str, list[Mapping[str, Any]]]:
     """The collection and the pipeline of one aggregation that finds the documents of `keys`, each with its collection.
 
-    A session brings its user along. A few more documents than those asked for may be found.
+    A session brings its user along. A few more documents than the requested ones may be found.
     """
     identifiers: dict[str, list[Any]] = {}
     for collection, identifier in keys:

@@ -1,4 +1,4 @@
-"""Composition root: opens every resource in one stack, serves until told to stop, and closes in reverse.
+"""Composition root: opens every resource in one stack, serves until a signal, and closes in reverse.
 
 The order of a shutdown: not ready, end the holds, stop accepting, let the answers out, then close the change stream, S3
 and MongoDB.

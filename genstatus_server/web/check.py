@@ -23,7 +23,7 @@ IsSettled = Callable[[Sequence[Job]], bool]
 
 @dataclass(slots=True)
 class StatusCheck:
-    """The jobs that were asked for, and whether they settle the request.
+    """The requested jobs, and whether they settle the request.
 
     The login session that allowed it ends at the loop's time `expires`. `is_confirmed` is False where a later check
     could not be made: then the request is not settled, whatever its jobs are.

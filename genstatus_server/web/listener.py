@@ -39,8 +39,8 @@ _PAUSE_SECONDS: Final = 0.25
 _LOG_SECONDS: Final = 60.0
 #: Seconds until more connections are closed that are idle, where there were too many for one turn of the loop.
 _CLOSING_PAUSE_SECONDS: Final = 0.01
-#: Milliseconds after which the system ends a connection whose client does not take what was sent to it: it is gone
-#: without a word, or does not read. Neither is told otherwise, and an answer that is never out has no deadline.
+#: Milliseconds after which the system ends a connection whose client does not acknowledge what was sent: it is gone
+#: silently, or does not read. Nothing else shows that, and an answer that is never sent has no deadline.
 _UNREAD_MS: Final = 30_000
 #: Bytes of the request line and headers together, and of a body, which no route reads; and seconds for a body.
 _LIMITS: Final = HTTP1ConnectionParameters(max_header_size=64 * 1024, max_body_size=16 * 1024, body_timeout=10)

@@ -1,4 +1,4 @@
-"""The seconds in `Retry-After`: after which a client should ask again, spread where many are told at once."""
+"""The seconds in `Retry-After`: how long a client should pause. They are spread where many clients get them at once."""
 
 import random
 from typing import Final

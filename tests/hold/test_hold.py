@@ -196,6 +196,7 @@ async def test_hold_continues_while_the_status_is_waiting(server: Server, world:
 
 async def test_hold_is_not_woken_by_invisible_changes(server: Server, world: World) -> None:
     await world.put_job(progress={"rows": 1}, log=["begun"])
+    await seen_by(server, world)
     answer = held(server)
     await server.held()
     [hold] = server.services.holds.of(("jobs", (1, "D1")))
@@ -213,6 +214,7 @@ async def test_hold_is_not_woken_by_invisible_changes(server: Server, world: Wor
 
 async def test_hold_is_not_woken_by_an_aborted_transaction(server: Server, world: World) -> None:
     await world.put_job()
+    await seen_by(server, world)
     answer = held(server)
     await server.held()
     [hold] = server.services.holds.of(("jobs", (1, "D1")))

@@ -27,7 +27,7 @@ S3_REGION: Final = "us-east-1"
 
 @dataclass(frozen=True)
 class EmbeddedServices:
-    """How to reach what `embedded_services` started; None where it was not asked for."""
+    """How to reach what `embedded_services` started; None for what was not started."""
 
     mongodb_uri: str | None
     s3_endpoint_url: str | None

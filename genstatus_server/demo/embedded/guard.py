@@ -11,7 +11,7 @@ Letting the kernel alone do it, without a guard, would be shorter, but the signa
 the program, it is Linux only, and it has no second step for a program that hangs in its shutdown.
 
 The program's output goes through here, so that its log can fill neither a disk nor a pipe that a busy server does not
-read. The last `TAIL` bytes are kept in memory and printed only where the program ends without having been told to.
+read. The last `TAIL` bytes are kept in memory and printed only if the program ends by itself.
 
 Standard library only, and run by path in isolated mode: it is up within 15 ms.
 """
@@ -36,8 +36,8 @@ _PR_SET_PDEATHSIG = 1
 def guard(program: Sequence[str], *, lifeline: int = 0, grace: float = GRACE) -> tuple[int, bytes]:
     """Run `program` until it ends, or until the file descriptor `lifeline` does and `grace` seconds have passed.
 
-    Gives its exit status (128 + signal where it was killed) and the end of its output, which is empty where it was told
-    to stop. Must be called in the main thread, and keeps the signal handlers that it sets.
+    Gives its exit status (128 + signal where it was killed) and the end of its output, which is empty where it was
+    stopped. Must be called in the main thread, and keeps the signal handlers that it sets.
     """
     signals = _signals_as_bytes()
     pid, output = _start(program)
@@ -95,7 +95,7 @@ def _start(program: Sequence[str]) -> tuple[int, int]:
         try:
             if libc is not None:
                 libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != guard_pid:  # it died before it could be asked for
+            if os.getppid() != guard_pid:  # it died before this process asked for the signal
                 os._exit(1)
             for number in (signal.SIGPIPE, signal.SIGCHLD, *_STOP_SIGNALS):
                 signal.signal(number, signal.SIG_DFL)

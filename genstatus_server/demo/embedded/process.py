@@ -75,7 +75,7 @@ async def enter_on_free_port(
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Come back once `condition()` is true; asked about every 10 ms."""
+    """Return once `condition()` is true; it is checked every 10 ms."""
     while not await condition():  # noqa: ASYNC110 - another process makes it true, and sets no event of ours
         await asyncio.sleep(_POLL)
 

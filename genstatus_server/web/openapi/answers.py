@@ -7,7 +7,7 @@ from genstatus_server.hold.registry import HoldResult
 from genstatus_server.web.base import ALLOWED_HEADERS, EXPOSED_HEADERS
 
 Object = dict[str, Any]
-#: Of each path: the name of its operation, what is asked, and what is answered, by HTTP status.
+#: Of each path: the name of its operation, the request, and the answers by HTTP status.
 Routes = dict[str, tuple[str, Object, Mapping[str, Object]]]
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _TEXT: Final = {"type": "string"}
