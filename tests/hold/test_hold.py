@@ -234,6 +234,7 @@ async def test_hold_is_not_woken_by_other_jobs(server: Server, world: World) -> 
     await world.put_job()
     await world.put_job(101, "D2")
     await world.jobs.insert_one({"_id": 102, "submission_id": 2, "file_type": "D1", "status": "waiting"})
+    await seen_by(server, world)
     answer = held(server)
     others = [held(server, file_type="D2"), held(server, submission_id=2)]
     await server.held(3)
