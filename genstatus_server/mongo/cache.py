@@ -14,9 +14,9 @@ from genstatus_server.mongo.events import (
     DOCUMENT_OPERATIONS,
     ClusterTime,
     Event,
-    apply_update,
     changes_key,
     cluster_time,
+    document_after,
     key_of,
 )
 from genstatus_server.mongo.freshness import Freshness
@@ -29,8 +29,6 @@ from genstatus_server.mongo.queries import (
     Document,
     Key,
     document_id,
-    job_key,
-    own_fields,
     parse,
 )
 
@@ -265,7 +263,7 @@ class DocumentCache:
             return True
         if time <= entry.read_at:
             return False  # It is part of what was read.
-        document = _document_after(key, entry.document, event)
+        document = document_after(key, entry.document, event)
         if document is not None and document == entry.document:
             return False
         value = parse(key, document)
@@ -299,19 +297,3 @@ def _can_be_cached(key: Key, document: Document | None, value: Any) -> bool:
         return value is not None  # Anybody can make up any number of tokens.
     # Events name a job by its `_id` alone.
     return key[0] != JOBS or document is None or document_id(document["_id"]) is not None
-
-
-def _document_after(key: Key, document: Document | None, event: Event) -> Document | None:
-    """`document` after `event`; None where that is not certain: without the unique index, a key may have two jobs."""
-    if document is not None and document_id(document["_id"]) != document_id(event["documentKey"].get("_id")):
-        return None
-    if event["operationType"] == "delete":
-        return None
-    after: Document | None
-    if event["operationType"] != "update":
-        after = own_fields(key[0], event["fullDocument"])
-    elif document is None:
-        return None
-    else:
-        after = apply_update(key[0], document, event)
-    return after if key[0] != JOBS or job_key(after) == key else None

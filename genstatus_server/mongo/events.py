@@ -1,11 +1,12 @@
 """Change stream events: which document an event concerns, and what an update makes of a document. Pure."""
 
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
 from bson.timestamp import Timestamp
 
-from genstatus_server.mongo.queries import FIELDS, JOBS, Document, Key, document_id, job_key
+from genstatus_server.mongo.queries import FIELDS, JOBS, Document, Key, document_id, job_key, own_fields
 
 Event = Mapping[str, Any]
 #: A MongoDB cluster time as one number, because it is compared for every document and event.
@@ -55,30 +56,44 @@ def apply_update(collection: str, document: Document, event: Event) -> Document 
     result: Document | None = document
     for path, value in (description.get("updatedFields") or {}).items():
         if result is not None and path.partition(".")[0] in fields:
-            result = _with(result, path.split("."), value)
+            result = _changed(result, path.split("."), partial(_with, value))
     for path in description.get("removedFields") or ():
         if result is not None and path.partition(".")[0] in fields:
-            result = _without(result, path.split("."))
+            result = _changed(result, path.split("."), _without)
     return result
 
 
-def _with(document: Mapping[str, Any], path: list[str], value: object) -> Document | None:
+def document_after(key: Key, document: Document | None, event: Event) -> Document | None:
+    """`document` after `event`; None where that is not certain: without the unique index, a key may have two jobs."""
+    if document is not None and document_id(document["_id"]) != document_id(event["documentKey"].get("_id")):
+        return None
+    if event["operationType"] == "delete":
+        return None
+    after: Document | None
+    if event["operationType"] != "update":
+        after = own_fields(key[0], event["fullDocument"])
+    elif document is None:
+        return None
+    else:
+        after = apply_update(key[0], document, event)
+    return after if key[0] != JOBS or job_key(after) == key else None
+
+
+def _changed(document: Document, path: Sequence[str], change: Callable[[Document, str], Document]) -> Document | None:
+    """`document` with `change` applied to what holds the last name of `path`; None where that is not certain."""
     name, *rest = path
     if not rest:
-        return {**document, name: value}
+        return change(document, name)
     inner = document.get(name)
     if not isinstance(inner, dict) or rest[0].isdigit():
         return None
-    changed = _with(cast("Document", inner), rest, value)
+    changed = _changed(inner, rest, change)
     return None if changed is None else {**document, name: changed}
 
 
-def _without(document: Mapping[str, Any], path: list[str]) -> Document | None:
-    name, *rest = path
-    if not rest:
-        return {key: value for key, value in document.items() if key != name}
-    inner = document.get(name)
-    if not isinstance(inner, dict) or rest[0].isdigit():
-        return None
-    changed = _without(cast("Document", inner), rest)
-    return None if changed is None else {**document, name: changed}
+def _with(value: object, document: Document, name: str) -> Document:
+    return {**document, name: value}
+
+
+def _without(document: Document, name: str) -> Document:
+    return {key: value for key, value in document.items() if key != name}
