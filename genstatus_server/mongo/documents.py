@@ -169,9 +169,14 @@ class Documents:
     async def _read(self, keys: Sequence[Key]) -> Mapping[Key, Any]:
         values: dict[Key, Any] = {}
         with self.cache.reading() as read:
-            for key, (document, time) in (await self._reader.read(keys)).items():
+            found = await self._reader.read(keys)
+            for key, (document, time) in found.items():
                 values[key] = parse(key, document)
                 self.cache.put(read, key, document, values[key], time)
+                if key[0] == SESSIONS and values[key] is not None:
+                    user_key = (USERS, values[key].user_id)
+                    if user_key not in found:  # The session would have brought its user along: there is none.
+                        self.cache.put(read, user_key, None, None, time)
         return values
 
 

@@ -306,6 +306,18 @@ async def test_documents_read_again_wakes_whoever_waits_for_what_differs() -> No
     assert (waiting.woken, other.woken) == (True, False)
 
 
+async def test_documents_read_again_wakes_where_the_user_of_a_session_is_gone() -> None:
+    reading = everything()
+    await reading.read(*ALL)
+    reading.mongodb.stored.remove((USERS, USER))
+    with reading.holds.hold((*ALL, USER_KEY)) as waiting:
+        await reading.documents.read_again([*ALL, USER_KEY])
+    assert waiting.woken
+    cached = reading.documents.cache.lookup(ALL)
+    assert cached is not None
+    assert cached.user(USER_KEY[1]) is None
+
+
 async def test_documents_never_cached_wake_when_read_again() -> None:
     reading = everything()
     with reading.holds.hold((JOB_KEY,)) as waiting:
