@@ -21,6 +21,7 @@ from genstatus_server.mongo.queries import (
     Document,
     Key,
     document_id,
+    is_found_by,
     job_key,
     parse,
     snapshot_query,
@@ -65,36 +66,11 @@ class DocumentReader:
                 return await self._read_parts(keys)
             log.warning("document_unreadable", collection=keys[0][0], cause=log.cause(error))
             return {keys[0]: (None, 0)}
-        return await self._by_key(keys, reply)
+        return _by_key(keys, reply)
 
     async def _read_parts(self, keys: Sequence[Key]) -> Found:
         ordered, middle = sorted(keys, key=lambda key: _ORDER[key[0]]), len(keys) // 2
         return await self.read(ordered[:middle]) | await self.read(ordered[middle:])
-
-    async def _by_key(self, keys: Sequence[Key], reply: Reply) -> Found:
-        found: Found = dict.fromkeys(keys, (None, reply.time))
-        malformed: list[Document] = []
-        for collection, document in split_reply(reply.documents):
-            key = job_key(document) if collection == JOBS else (collection, document_id(document["_id"]))
-            if key is None:
-                malformed.append(document)
-            elif key[1] is None:  # A query finds it by a whole number, but an event does not identify it.
-                log.warning("document_malformed", collection=collection, cause="its _id is no text or whole number")
-            elif key in found or collection == USERS:
-                # Without the unique index, a key may have two jobs: the first stands.
-                found[key] = (document, reply.time) if found.get(key, (None,))[0] is None else found[key]
-        if malformed:
-            await self._match_malformed(keys, found, malformed)
-        return found
-
-    async def _match_malformed(self, keys: Sequence[Key], found: Found, malformed: list[Document]) -> None:
-        """Give jobs that do not name their key in a way that makes sense to the key by which a query finds them."""
-        missing = [key for key in keys if key[0] == JOBS and found[key][0] is None]
-        if len(keys) == 1 and missing:
-            found[missing[0]] = (malformed[0], found[missing[0]][1])
-            return
-        for key in missing:
-            found |= await self.read([key])
 
     async def _snapshot(self, keys: Sequence[Key]) -> Reply:
         """One query, and another where it fails for a reason that may pass, while there is time."""
@@ -178,6 +154,25 @@ class Documents:
                     if user_key not in found:  # The session would have brought its user along: there is none.
                         self.cache.put(read, user_key, None, None, time)
         return values
+
+
+def _by_key(keys: Sequence[Key], reply: Reply) -> Found:
+    found: Found = dict.fromkeys(keys, (None, reply.time))
+    malformed: list[Document] = []
+    for collection, document in split_reply(reply.documents):
+        key = job_key(document) if collection == JOBS else (collection, document_id(document["_id"]))
+        if key is None:
+            malformed.append(document)
+        elif key[1] is None:  # A query finds it by a whole number, but an event does not identify it.
+            log.warning("document_malformed", collection=collection, cause="its _id is no text or whole number")
+        elif key in found or collection == USERS:
+            # Without the unique index, a key may have two jobs: the first stands.
+            found[key] = (document, reply.time) if found.get(key, (None,))[0] is None else found[key]
+    for document in malformed:
+        for key in keys:
+            if key[0] == JOBS and found[key][0] is None and is_found_by(document, key):
+                found[key] = (document, reply.time)
+    return found
 
 
 def _is_of_documents(error: Exception) -> bool:

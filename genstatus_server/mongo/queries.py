@@ -7,6 +7,9 @@ the change stream are translated to keys.
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+
 from genstatus_server.model.access import login_session_from_document, submission_from_document, user_from_document
 from genstatus_server.model.jobs import Job, job_from_document, whole_number
 from genstatus_server.telemetry import log
@@ -57,6 +60,23 @@ def job_key(document: Document | None) -> Key | None:
     submission_id = whole_number((document or {}).get("submission_id"))
     file_type = (document or {}).get("file_type")
     return (JOBS, (submission_id, file_type)) if submission_id is not None and type(file_type) is str else None
+
+
+def is_found_by(document: Document, key: Key) -> bool:
+    """Whether a query for the job of `key` finds `document`, which need not name a valid key itself."""
+    submission_id, file_type = key[1]
+    return _equals(document.get("submission_id"), submission_id) and _equals(document.get("file_type"), file_type)
+
+
+def _equals(value: object, wanted: object) -> bool:
+    """As MongoDB compares them: an array equals each of its elements, and a number one of another type."""
+    if isinstance(value, list):
+        return any(not isinstance(each, list) and _equals(each, wanted) for each in value)
+    if isinstance(value, Decimal128):
+        number = value.to_decimal()
+        return number.is_finite() and number == wanted
+    # Neither a subclass of text, such as code, nor a boolean.
+    return type(value) in {str, int, float, Int64} and value == wanted
 
 
 def document_id(value: object) -> Hashable | None:

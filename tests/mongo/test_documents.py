@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import structlog
+from bson.code import Code
 from bson.decimal128 import Decimal128
 from bson.errors import InvalidBSON
+from bson.int64 import Int64
 from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
 
 from genstatus_server.hold.registry import HoldRegistry
@@ -18,7 +20,7 @@ from genstatus_server.mongo.cache import DocumentCache
 from genstatus_server.mongo.client import Reply
 from genstatus_server.mongo.documents import DocumentReader, Documents
 from genstatus_server.mongo.freshness import Freshness
-from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
+from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key, is_found_by
 from genstatus_server.telemetry.metrics import Metrics
 from tests.support.scripted import (
     FINISHED,
@@ -268,12 +270,34 @@ async def test_reader_believes_a_standalone_which_names_no_time() -> None:
     [{"submission_id": Decimal128("1")}, {"submission_id": [1, 2]}, {"file_type": ["D1"]}],
     ids=["decimal", "array", "types"],
 )
-async def test_reader_matches_a_job_without_a_plain_key_by_query(strange: Document) -> None:
+async def test_reader_matches_a_job_without_a_plain_key(strange: Document) -> None:
     reading = Reading((JOBS, {**JOB, **strange}), *jobs(5)[1:])
     lookup = await reading.read(*keys_of(5), (JOBS, (9, "D1")))
     assert lookup.job(1, "D1").generation_status is GenerationStatus.FAILED
     assert [lookup.job(number, "D1").job_id for number in range(2, 6)] == [2, 3, 4, 5]
     assert lookup.job(9, "D1").job_id is None
+    assert len(reading.mongodb.reads) == 1
+
+
+@pytest.mark.parametrize(
+    ("submission_id", "is_found"),
+    [
+        (1, True),
+        (1.0, True),
+        (Int64(1), True),
+        (Decimal128("1.0"), True),
+        ([2, 1], True),
+        ([[1]], False),
+        (Decimal128("sNaN"), False),
+        (True, False),
+        ("1", False),
+        ({"a": 1}, False),
+        (None, False),
+    ],
+)
+def test_is_found_by_compares_as_mongodb_does(submission_id: object, *, is_found: bool) -> None:
+    assert is_found_by({"submission_id": submission_id, "file_type": "D1"}, JOB_KEY) is is_found
+    assert not is_found_by({"submission_id": submission_id, "file_type": Code("D1")}, JOB_KEY)
 
 
 @pytest.mark.parametrize("document_id", [Decimal128("1"), [1], {"a": 1}])
