@@ -32,6 +32,7 @@ from genstatus_server.demo.embedded.process import (
 from genstatus_server.model.errors import StartupError
 
 _NOT_YET_INITIALIZED: Final = 94
+_ALREADY_INITIALIZED: Final = 23
 
 #: An oplog of 64 MB and a cache of 0.25 GB, for trying and testing. No diagnostic data: nobody would look at it.
 _ARGUMENTS: Final = (
@@ -170,7 +171,11 @@ async def _become_primary(client: AsyncMongoClient[dict[str, Any]], port: int, r
         if error.code != _NOT_YET_INITIALIZED:
             raise
         members = [{"_id": 0, "host": f"127.0.0.1:{port}"}]
-        await client.admin.command("replSetInitiate", {"_id": replica_set, "members": members})
+        try:
+            await client.admin.command("replSetInitiate", {"_id": replica_set, "members": members})
+        except OperationFailure as error:
+            if error.code != _ALREADY_INITIALIZED:  # It has read its configuration since it was requested.
+                raise
     await until(lambda: _is_primary(client))
 
 
