@@ -50,7 +50,7 @@ def measure(bench: Bench) -> list[Row]:
             measured["ours p99"],
             measured["raw p99"],
             "raw stream",
-            Target("<=", 2.0, any_round=True),
+            Target("<=", 2.0),
         ),
         Row("wakes", "CPU per hold and its wake", "µs", measured["cpu"]),
     ]
