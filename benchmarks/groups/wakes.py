@@ -41,7 +41,7 @@ def measure(bench: Bench) -> list[Row]:
             measured["ours p50"],
             measured["raw p50"],
             "raw stream",
-            Target("<=", 1.5),
+            Target("<=", 1.4),
         ),
         Row(
             "wakes",
@@ -50,7 +50,7 @@ def measure(bench: Bench) -> list[Row]:
             measured["ours p99"],
             measured["raw p99"],
             "raw stream",
-            Target("<=", 2.0),
+            Target("<=", 1.8),
         ),
         Row("wakes", "CPU per hold and its wake", "µs", measured["cpu"]),
     ]
