@@ -31,7 +31,9 @@ def current(clock: Clock, freshness: Freshness, at: float) -> bool:
 
 
 def test_freshness_is_not_current_before_a_stream_is_open(clock: Clock) -> None:
-    assert not Freshness().is_current()
+    freshness = Freshness()
+    assert not freshness.is_current()
+    assert freshness.position == 0
 
 
 def test_freshness_lasts_two_seconds_after_catching_up(clock: Clock) -> None:
@@ -70,6 +72,15 @@ def test_freshness_is_prolonged_by_events_behind_an_earlier_answer(clock: Clock)
     freshness.advance(time_of(8), requested_at=103, answered=time_of(9))
     assert current(clock, freshness, 102.9)
     assert not current(clock, freshness, 101 + TRUSTED_SECONDS)
+
+
+def test_freshness_is_prolonged_by_events_right_behind_an_earlier_answer(clock: Clock) -> None:
+    freshness = Freshness()
+    freshness.start(time_of(5), requested_at=100)
+    freshness.advance(time_of(6), requested_at=101, answered=time_of(9) - 1)
+    freshness.advance(time_of(9), requested_at=102, answered=time_of(12))
+    assert freshness.position == time_of(9) - 1
+    assert current(clock, freshness, 101 + TRUSTED_SECONDS - 0.01)
 
 
 def test_freshness_position_of_an_idle_stream_advances(clock: Clock) -> None:
