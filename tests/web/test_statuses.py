@@ -12,7 +12,7 @@ from tornado.httpclient import HTTPResponse
 
 from genstatus_server.model.jobs import job_from_document
 from genstatus_server.web.status import first_leaves_waiting
-from tests.support.server import Server, body, remember, settings_for, start, until
+from tests.support.server import Server, body, remember, seen_by, settings_for, start, until
 from tests.support.services import S3
 from tests.support.world import Document, World
 
@@ -223,6 +223,7 @@ class TestEntityTag:
         await world.finish(100)
         await world.put_job(100, "D1")  # A new generation, which looks like the old one: nothing differs.
         await world.finish(101)
+        await seen_by(server, world)
         response = await ask(server, wait="any", headers={"If-None-Match": known})
         assert files(response) == [("D1", "waiting"), ("D2", "finished")]
 
