@@ -7,7 +7,7 @@ import asyncio
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, Final, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from genstatus_server.hold.registry import Hold, HoldResult
 
@@ -57,7 +57,7 @@ class Checker(Protocol[C]):
 
 
 async def hold_until_settled(
-    hold: Hold[Any], checker: Checker[C], *, deadline: float, first_deadline: float, retry_on: type[Exception]
+    hold: Hold, checker: Checker[C], *, deadline: float, first_deadline: float, retry_on: type[Exception]
 ) -> Outcome[C]:
     """Hold until a check finds something settled, until `deadline`, or until `hold` is ended.
 

@@ -26,17 +26,16 @@ class HoldResult(StrEnum):
     GONE = "gone"
 
 
-class Hold(Generic[K]):
+class Hold:
     """One held request. Times are the loop's, in seconds.
 
     `woken` is True when something has changed since it was last set to False. `woken_at` is the time of that change,
     None before the first. `ended` is the reason why the hold has to end, None while it may go on.
     """
 
-    __slots__ = ("_future", "ended", "held_since", "keys", "woken", "woken_at")
+    __slots__ = ("_future", "ended", "held_since", "woken", "woken_at")
 
-    def __init__(self, keys: tuple[K, ...]) -> None:
-        self.keys = keys
+    def __init__(self) -> None:
         self.held_since = asyncio.get_running_loop().time()
         self.woken = False
         self.woken_at: float | None = None
@@ -83,17 +82,17 @@ class HoldRegistry(Generic[K]):
     """All holds of this process, by the keys of what their answers depend on."""
 
     def __init__(self) -> None:
-        self._holds: dict[Hold[K], None] = {}
-        self._by_key: dict[K, set[Hold[K]]] = {}
+        self._holds: dict[Hold, None] = {}
+        self._by_key: dict[K, set[Hold]] = {}
         self._draining = False
 
     def __len__(self) -> int:
         return len(self._holds)
 
     @contextmanager
-    def hold(self, keys: tuple[K, ...]) -> Iterator[Hold[K]]:
+    def hold(self, keys: tuple[K, ...]) -> Iterator[Hold]:
         """Register a hold that any of `keys` wakes, for the duration of the block."""
-        hold = Hold(keys)
+        hold = Hold()
         if self._draining:
             hold.end(HoldResult.DRAINING)
         self._holds[hold] = None
@@ -108,7 +107,7 @@ class HoldRegistry(Generic[K]):
                 if not self._by_key[key]:
                     del self._by_key[key]
 
-    def of(self, key: K) -> frozenset[Hold[K]]:
+    def of(self, key: K) -> frozenset[Hold]:
         """The holds that wait for `key`."""
         return frozenset(self._by_key.get(key, ()))
 
@@ -124,7 +123,7 @@ class HoldRegistry(Generic[K]):
         """The keys of all holds."""
         return self._by_key.keys()
 
-    def oldest(self) -> Hold[K] | None:
+    def oldest(self) -> Hold | None:
         """The hold that was registered first."""
         return next(iter(self._holds), None)
 

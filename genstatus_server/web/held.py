@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from genstatus_server.hold.hold import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
 from genstatus_server.hold.registry import Hold, HoldResult
@@ -27,7 +27,7 @@ _RETRY_AFTER: Final = {
 class HeldHandler(BaseHandler):
     """Answers at once, or holds. A subclass parses the parameters, says what settles them, and encodes the answer."""
 
-    _hold: Hold[Any] | None = None
+    _hold: Hold | None = None
     _is_wait = False
 
     @staticmethod
@@ -114,7 +114,7 @@ class HeldHandler(BaseHandler):
         held_of_session = holds.count((SESSIONS, login.token_hash))
         return len(holds) < settings.max_waits and held_of_session < settings.max_waits_per_session
 
-    def _note(self, hold: Hold[Any], result: HoldResult) -> None:
+    def _note(self, hold: Hold, result: HoldResult) -> None:
         held = asyncio.get_running_loop().time() - hold.held_since
         self.services.metrics.hold_seconds.labels(result.value).observe(held)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)

@@ -9,7 +9,6 @@ import pytest
 from playwright.async_api import BrowserContext, Download, Route, expect
 
 from genstatus_server.hold.registry import Hold
-from genstatus_server.mongo.queries import Key
 from tests.e2e.browser import Observed, StatusPage
 from tests.e2e.conftest import OpenPage
 from tests.support import npm
@@ -48,7 +47,7 @@ async def show_page(page: StatusPage, state: str) -> None:
     )
 
 
-def holds_of_d1(server: Server) -> frozenset[Hold[Key]]:
+def holds_of_d1(server: Server) -> frozenset[Hold]:
     """The requests that are held for D1 of submission 1."""
     return server.services.holds.of(("jobs", (1, "D1")))
 

@@ -38,8 +38,10 @@ class Check:
 
 WAITING = Check()
 SETTLED = Check("settled", is_settled=True)
+#: Without a file to sign for.
+FAILED = Check("failed", is_settled=True)
 
-Step = Check | Exception | Callable[[Hold[Any]], Check]
+Step = Check | Exception | Callable[[Hold], Check]
 
 
 def now() -> float:
@@ -49,10 +51,10 @@ def now() -> float:
 class Checker:
     """Gives one step after the other, the last one again and again; `on_sign` happens during the first signatures."""
 
-    def __init__(self, *steps: Step, on_sign: tuple[Callable[[Hold[Any]], object], ...] = ()) -> None:
+    def __init__(self, *steps: Step, on_sign: tuple[Callable[[Hold], object], ...] = ()) -> None:
         self._steps = list(steps)
         self._on_sign = list(on_sign)
-        self.hold: Hold[Any]
+        self.hold: Hold
         self.checks: list[float] = []
         self.signed: list[tuple[Check, float]] = []
 
@@ -69,7 +71,7 @@ class Checker:
         await asyncio.sleep(0)
         if self._on_sign:
             self._on_sign.pop(0)(self.hold)
-        return ["url" if checked.is_settled else None]
+        return ["url" if checked == SETTLED else None]
 
 
 class Held:
@@ -99,11 +101,11 @@ class Held:
         return await asyncio.wait_for(self.task, 5)
 
 
-def wake(hold: Hold[Any]) -> None:
+def wake(hold: Hold) -> None:
     hold.wake()
 
 
-def settled_but_woken(hold: Hold[Any]) -> Check:
+def settled_but_woken(hold: Hold) -> Check:
     hold.wake()
     return SETTLED
 
@@ -142,6 +144,14 @@ async def test_hold_checks_again_where_something_changed_during_the_signature() 
     assert len(held.checker.signed) == 2
 
 
+async def test_hold_checks_again_where_a_failure_changed_during_the_signature() -> None:
+    held = Held(Checker(FAILED, WAITING, SETTLED, on_sign=(wake,)))
+    await held.waits()
+    assert [checked for checked, _ in held.checker.signed] == [FAILED]
+    held.hold.wake()
+    assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+
+
 async def test_hold_ends_at_its_deadline_after_a_last_check() -> None:
     held = Held(Checker(WAITING), seconds=0.02)
     checked, urls, result = await held.outcome()
@@ -157,7 +167,7 @@ async def test_hold_that_is_settled_by_its_last_check_is_settled() -> None:
 
 
 async def test_hold_woken_again_and_again_ends_at_its_deadline() -> None:
-    def still(hold: Hold[Any]) -> Check:
+    def still(hold: Hold) -> Check:
         hold.wake()
         return WAITING
 
@@ -170,6 +180,8 @@ async def test_hold_ends_when_it_is_ended(reason: HoldResult) -> None:
     held.hold.end(reason)
     outcome = await held.outcome()
     assert outcome.result is reason
+    assert outcome.checked is WAITING
+    assert held.checker.checks[-1] <= now() + LAST_CHECK_SECONDS, "not the hold's own deadline"
     assert outcome.urls == (None if reason is HoldResult.GONE else [None])
 
 
@@ -198,10 +210,23 @@ async def test_hold_raises_what_its_first_check_raises() -> None:
 
 
 async def test_hold_outlasts_checks_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genstatus_server.hold.hold._FIRST_PAUSE", 0.001)
+    class Share:
+        """Notes what it is multiplied with, and leaves it as it is."""
+
+        def __mul__(self, pause: float) -> float:
+            pauses.append(pause)
+            return pause
+
+    pauses: list[float] = []
+    monkeypatch.setattr("genstatus_server.hold.hold._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("genstatus_server.hold.hold._LONGEST_PAUSE", 0.03)
+    monkeypatch.setattr("random.uniform", lambda low, high: Share() if (low, high) == (0.5, 1) else None)
     held = await Held(Checker(WAITING, Away(), Away(), Away(), SETTLED)).waits()
+    began = now()
     held.hold.wake()
     assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+    assert pauses == [0.01, 0.02, 0.03]
+    assert now() - began >= sum(pauses) - 0.001
 
 
 async def test_hold_ends_at_its_deadline_where_the_last_check_fails() -> None:

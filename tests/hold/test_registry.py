@@ -28,6 +28,7 @@ async def test_registry_wakes_only_the_holds_of_a_key() -> None:
         registry.wake([A, ("jobs", 3)])
         assert first.woken
         assert registry.of(A) == {first, second}
+        assert not registry.of(("jobs", 3))
         assert (registry.count(A), registry.count(B), registry.count(("jobs", 3))) == (2, 1, 0)
         assert set(registry.keys()) == {A, B}
         assert registry.oldest() is first
