@@ -22,7 +22,7 @@ def measure(bench: Bench) -> list[Row]:
             for each in contenders.records(contender.program.log)
         }
         measured["ready"].append(ready - started)
-        measured["imports"].append(_seconds_to_import(bench, "genstatus_server.cli"))
+        measured["imports"].append(_seconds_to_import(bench, "genstatus_server.server.run"))
         measured["listening"].append(logged["listening"] - started)
         measured["stream"].append(logged["change_stream_open"] - started)
         with contenders.bare(bench, b"{}") as contender:
