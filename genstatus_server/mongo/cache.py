@@ -69,14 +69,19 @@ class Lookup:
 
 
 class _Entry:
-    """A document, None where there is none, what it means, and the time of the read that brought it."""
+    """A document, None where there is none, what it means, and the time of the read that brought it.
 
-    __slots__ = ("document", "read_at", "value")
+    `transaction_at` is the time of the last transaction that changed it: until the change stream has passed that time,
+    more changes of the same transaction may come. It is 0 where there was none.
+    """
+
+    __slots__ = ("document", "read_at", "transaction_at", "value")
 
     def __init__(self, document: Document | None, value: Any, read_at: ClusterTime) -> None:
         self.document = document
         self.value = value
         self.read_at = read_at
+        self.transaction_at: ClusterTime = 0
 
 
 class _Entries(LRUCache[Any, _Entry]):
@@ -130,14 +135,15 @@ class DocumentCache:
         """The documents of `keys`, and the user of a session among them; None where the cache cannot answer.
 
         It answers only while it is current, and only where no job is newer than what the access depends on: a job that
-        was read ahead of the change stream may have been settled after access was revoked.
+        was read ahead of the change stream may have been settled after access was revoked. The same holds for what a
+        transaction has changed, as long as the change stream may bring more of the transaction.
         """
         if not self._freshness.is_current():
             self._misses[next(iter(keys))[0]] += 1
             return None
         position = self._freshness.position
         values: dict[Key, Any] = {}
-        newest_job, oldest_access = position, sys.maxsize
+        newest_change, oldest_access = position, sys.maxsize
         pending = list(keys)
         while pending:
             key = pending.pop()
@@ -147,13 +153,14 @@ class DocumentCache:
                 return None
             self._hits[key[0]] += 1
             values[key] = entry.value
-            if key[0] == JOBS:
-                newest_job = max(newest_job, entry.read_at)
-            else:
+            is_job, is_partial = key[0] == JOBS, entry.transaction_at > position
+            if is_job or is_partial:
+                newest_change = max(newest_change, entry.read_at if is_job else 0, entry.transaction_at)
+            if not is_job or is_partial:
                 oldest_access = min(oldest_access, max(entry.read_at, position))
             if key[0] == SESSIONS:
                 pending.append((USERS, entry.value.user_id))
-        return Lookup(values) if newest_job <= oldest_access else None
+        return Lookup(values) if newest_change <= oldest_access else None
 
     @contextmanager
     def reading(self) -> Iterator[Read]:
@@ -170,7 +177,7 @@ class DocumentCache:
         entries, identifier = self._entries[key[0]], key[1]
         entry = entries.get(identifier)
         if entry is not None and entry.document == document:
-            if key[0] != JOBS:
+            if key[0] != JOBS or entry.transaction_at:
                 entry.read_at = max(entry.read_at, read_at)  # So access is as new as the jobs that it was read with.
             return
         job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
@@ -266,6 +273,8 @@ class DocumentCache:
         document = document_after(key, entry.document, event)
         if document is not None and document == entry.document:
             return False
+        if "txnNumber" in event:
+            entry.transaction_at = time
         value = parse(key, document)
         if document is None or not _can_be_cached(key, document, value):
             self.invalidate(key)

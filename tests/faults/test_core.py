@@ -18,7 +18,7 @@ from tests.faults.serving import Served
 from tests.support.holds import Holds, counted, holding, poll, question
 from tests.support.processes import wait_until
 from tests.support.replica_set import ReplicaSet
-from tests.support.scene import TOKEN, USER, Scene, finished, scene
+from tests.support.scene import TOKEN, USER, Scene, finished, scene, token_hash
 from tests.support.secured import PASSWORD, SecuredMongoDB, secured_mongodb
 from tests.support.valve import Valve, running_valve
 
@@ -170,6 +170,28 @@ def test_answers_lag_a_large_update_by_two_seconds_at_most(
         figures.within("until the job's new state is answered", time.time() - began, 2)
         wait_until(lambda: served.check(2, "another")[0] == 401, "the end of the session")
         figures.within("until the session that was ended is refused", time.time() - began, 2)
+
+
+def test_transaction_that_ends_access_is_answered_as_one(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
+    """Its events do not fit into one answer of the change stream: the first one ends before the end of the access."""
+    others = range(2, 20)
+    on_one.prepare([1, *others])
+    on_one.log_in("another")
+    with serve(mongodb_uri, on_one.name) as served:
+        served.wait_ready()
+        with holding(served.url, [question(1)], "another") as holds:
+            holds.wait_sent()
+            served.wait_looked([1])
+            with on_one.client.start_session() as session, session.start_transaction():
+                jobs = on_one.database["jobs"]
+                jobs.update_one({"_id": 1}, [{"$set": finished("$_id")}], session=session)
+                for number in others:
+                    jobs.update_one({"_id": number}, {"$set": {"message": "x" * 1_000_000}}, session=session)
+                sessions = on_one.database["sessions"]
+                sessions.delete_one({"_id": token_hash("another")}, session=session)
+            (answer,) = holds.results()
+        assert answer["status"] == 401
+        wait_until(lambda: served.check(1)[2]["status"] == "finished", "its state is answered to others")
 
 
 @pytest.mark.parametrize("milliseconds", [300, 900])

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.one_python
 
-DEPTH: Final = int(os.environ.get("INTERLEAVING_DEPTH", "4"))
+DEPTH: Final = int(os.environ.get("INTERLEAVING_DEPTH", "5"))
 #: Seconds of the hold; far more than any step takes.
 HOLD_SECONDS: Final = 1000.0
 #: Seconds that a hold pauses at most before it tries again.
@@ -126,6 +126,7 @@ class World:
         )
         self.told = 0
         self.is_catching_up, self.is_behind = True, False
+        self.is_one_transaction = False
         self.committed: dict[str, float] = {}
         self.order: list[str] = []
         self.answer: Answer | None = None
@@ -163,6 +164,11 @@ class World:
             self.oplog.delete(SESSION_KEY)
         self.connection.now = self.oplog.now
 
+    def commit_together(self) -> None:
+        """The job finishes and the session ends in one transaction; each of its two events arrives by itself."""
+        self.is_one_transaction = True
+        self.oplog.transaction(lambda: self.commit("finish"), lambda: self.commit("revoke"))
+
     def tell_next_event(self) -> None:
         event = self.oplog.events[self.told]
         self.told, self.is_catching_up = self.told + 1, True
@@ -188,6 +194,7 @@ class World:
                 "finish" in self.committed and "anew" not in self.committed,
                 lambda: self.commit("anew"),
             ),
+            "both in one transaction": (not self.committed, self.commit_together),
             "session ends": ("revoke" not in self.committed, lambda: self.commit("revoke")),
             "event arrives": (stream.is_asked and not caught_up, self.tell_next_event),
             "stream catches up": (stream.is_asked and caught_up and self.is_catching_up, self.catch_up),
@@ -263,6 +270,8 @@ def check(world: World, order: Sequence[str]) -> None:
         assert "finish" in committed, order
         # Never to somebody whose access had ended before the job was settled,
         assert not has_revocation or world.order.index("finish") < world.order.index("revoke"), order
+        # nor at once with it,
+        assert not world.is_one_transaction, order
         # nor after the server was told of it.
         told = world.order[: answer.told]
         assert "revoke" not in told, order
@@ -286,6 +295,7 @@ def silence() -> Iterator[None]:
         ("read begins", "job finishes", "read ends"),
         ("read begins", "read ends", "job finishes", "event arrives"),
         ("stream falls behind", "session ends", "read begins"),
+        ("read begins", "read ends", "both in one transaction", "event arrives"),
     ],
     ids=lambda beginning: ", ".join(beginning) or "from the request on",
 )

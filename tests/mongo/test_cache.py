@@ -288,6 +288,44 @@ async def test_rule_5_every_part_of_the_access_must_be_new(key: Key) -> None:
     assert cached.status() is None
 
 
+def in_transaction(told: Event) -> Event:
+    return {**told, "txnNumber": 1}
+
+
+#: What a transaction may do to each document that an answer depends on, each by itself harmless.
+IN_TRANSACTION: dict[Key, Event] = {
+    JOB_KEY: in_transaction(update(12, FINISHED)),
+    SESSION_KEY: in_transaction(
+        update(12, {"expires_at": SESSION["expires_at"].replace(year=2100)}, collection="sessions", of=HASH)
+    ),
+    SUBMISSION_KEY: in_transaction(update(12, {"cgac_code": "012"}, collection="submissions", of=1)),
+    USER_KEY: in_transaction(update(12, {"website_admin": True}, collection="users", of=11)),
+}
+
+
+@pytest.mark.parametrize("key", IN_TRANSACTION)
+async def test_rule_5_part_of_a_transaction_is_not_answered(key: Key) -> None:
+    cached = Cached().put_all()
+    assert cached.apply(IN_TRANSACTION[key]) == [key]
+    cached.freshness.advance(time_of(12), now(), time_of(13))
+    assert cached.status() is None  # More events of the same transaction may come.
+    cached.freshness.advance(time_of(13), now(), time_of(13))
+    assert cached.status() is not None
+
+
+async def test_rule_5_transaction_is_answered_after_one_read_of_all() -> None:
+    cached = Cached().put_all()
+    cached.apply(IN_TRANSACTION[JOB_KEY])
+    access = ((SESSION_KEY, SESSION), (USER_KEY, USER), (SUBMISSION_KEY, SUBMISSION))
+    for key, document in access:
+        cached.put(key, document, seconds=12)
+    assert cached.status() is None  # The same transaction may change the job once more.
+    cached.put(JOB_KEY, {**JOB, **FINISHED}, seconds=12)
+    assert cached.status() == "finished"
+    cached.put(SUBMISSION_KEY, SUBMISSION, seconds=13)
+    assert cached.status() == "finished"
+
+
 # Rule 6: whatever a document contains.
 
 

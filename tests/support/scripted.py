@@ -1,7 +1,7 @@
 """A MongoDB that a test plays: an oplog, snapshot reads of any moment, and a change stream that it feeds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -58,6 +58,14 @@ class Oplog:
         self._versions: dict[Key, list[tuple[int, Mapping[str, Any] | None]]] = {
             key: [(1, document)] for key, document in documents.items()
         }
+
+    def transaction(self, *writes: Callable[[], None]) -> None:
+        """Make the events of `writes` those of one transaction: all of one time."""
+        before, first = self.now, len(self.events)
+        for write in writes:
+            self.now = before
+            write()
+        self.events[first:] = [{**each, "txnNumber": 1} for each in self.events[first:]]
 
     def set(self, key: Key, fields: Mapping[str, Any]) -> None:
         """Update the document of `key`."""
