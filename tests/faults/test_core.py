@@ -18,9 +18,10 @@ from tests.faults.serving import Served
 from tests.support.holds import Holds, counted, holding, poll, question
 from tests.support.processes import wait_until
 from tests.support.replica_set import ReplicaSet
-from tests.support.scene import TOKEN, USER, Scene, finished, scene, token_hash
+from tests.support.scene import TOKEN, USER, Scene, finished, scene
 from tests.support.secured import PASSWORD, SecuredMongoDB, secured_mongodb
 from tests.support.valve import Valve, running_valve
+from tests.support.world import token_hash
 
 SEEN = "genstatus_change_stream_lag_seconds_count"
 FINISHED = (200, "finished", "settled")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -296,7 +297,7 @@ def in_transaction(told: Event) -> Event:
 IN_TRANSACTION: dict[Key, Event] = {
     JOB_KEY: in_transaction(update(12, FINISHED)),
     SESSION_KEY: in_transaction(
-        update(12, {"expires_at": SESSION["expires_at"].replace(year=2100)}, collection="sessions", of=HASH)
+        update(12, {"expires_at": datetime(2100, 1, 1, tzinfo=UTC)}, collection="sessions", of=HASH)
     ),
     SUBMISSION_KEY: in_transaction(update(12, {"cgac_code": "012"}, collection="submissions", of=1)),
     USER_KEY: in_transaction(update(12, {"website_admin": True}, collection="users", of=11)),
