@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from genstatus_server.model.errors import AccessDenied, LoginRequired, NoSuchSubmission
 from genstatus_server.model.jobs import Job, whole_number
@@ -96,8 +96,7 @@ class Lookup(Protocol):
     def job(self, submission_id: int, file_type: str) -> Job: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(NamedTuple):
     """A caller who is logged in until `expires_at`. `token_hash` is the `_id` of the login session."""
 
     token_hash: str

@@ -145,20 +145,21 @@ class DocumentCache:
         values: dict[Key, Any] = {}
         newest_change, oldest_access = position, sys.maxsize
         pending = list(keys)
-        while pending:
-            key = pending.pop()
-            entry = self._entries[key[0]].get(key[1])
-            if entry is None:
-                self._misses[key[0]] += 1
+        for key in pending:
+            collection, identifier = key
+            try:
+                entry = self._entries[collection][identifier]
+            except KeyError:
+                self._misses[collection] += 1
                 return None
-            self._hits[key[0]] += 1
+            self._hits[collection] += 1
             values[key] = entry.value
-            is_job, is_partial = key[0] == JOBS, entry.transaction_at > position
+            is_job, is_partial = collection == JOBS, entry.transaction_at > position
             if is_job or is_partial:
                 newest_change = max(newest_change, entry.read_at if is_job else 0, entry.transaction_at)
             if not is_job or is_partial:
                 oldest_access = min(oldest_access, max(entry.read_at, position))
-            if key[0] == SESSIONS:
+            if collection == SESSIONS:
                 pending.append((USERS, entry.value.user_id))
         return Lookup(values) if newest_change <= oldest_access else None
 

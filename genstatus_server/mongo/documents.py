@@ -120,8 +120,11 @@ class Documents:
 
         Raises `ServiceUnavailable`, at the loop's time `deadline` at the latest.
         """
-        cached = self.cache.lookup(keys)
-        return cached if cached is not None else Lookup(await self._loader.load(keys, deadline))
+        return self.cache.lookup(keys) or await self.load(keys, deadline)
+
+    async def load(self, keys: Collection[Key], deadline: float) -> Lookup:
+        """As `read`, but not from the cache."""
+        return Lookup(await self._loader.load(keys, deadline))
 
     async def read_again(self, keys: Iterable[Key], *, restart: bool = False) -> None:
         """Read `keys` in one query, and wake the holds of those whose document differs from what was cached.

@@ -60,7 +60,8 @@ class BaseHandler(RequestHandler):
         for name, value in EVERY_ANSWER.items():
             self.set_header(name, value)
         self.set_header("X-Request-ID", self.request_id)
-        if self._services_of_application().settings.cors_origins:
+        # Tornado calls this before it initializes the handler, too.
+        if self.application.settings["services"].settings.cors_origins:
             self._set_cors_headers()
 
     def on_connection_close(self) -> None:
@@ -136,11 +137,6 @@ class BaseHandler(RequestHandler):
             future.add_done_callback(self.services.in_flight.end)
         return future
 
-    def _services_of_application(self) -> Services:
-        # Tornado sets the default headers before it initializes the handler.
-        services: Services = self.application.settings["services"]
-        return services
-
     @cached_property
     def request_id(self) -> str:
         """The caller's id of the request where it sent a sane one, else a new one."""
@@ -148,7 +144,7 @@ class BaseHandler(RequestHandler):
         return sent if _SANE_REQUEST_ID.fullmatch(sent) else new_request_id()
 
     def _is_configured_origin(self) -> bool:
-        return self.request.headers.get("Origin") in self._services_of_application().settings.cors_origins
+        return self.request.headers.get("Origin") in self.application.settings["services"].settings.cors_origins
 
     def _set_cors_headers(self) -> None:
         self.set_header("Vary", "Origin")

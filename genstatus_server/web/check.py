@@ -9,8 +9,9 @@ from genstatus_server.hold.hold import Urls
 from genstatus_server.model.access import Login, check_access, log_in
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus, Job
+from genstatus_server.mongo.cache import Lookup
 from genstatus_server.mongo.documents import Documents
-from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key
+from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, Key
 from genstatus_server.web.params import StatusParams
 from genstatus_server.web.services import Services
 
@@ -45,45 +46,60 @@ async def log_in_by_hash(documents: Documents, token_hash: str, deadline: float)
 
 
 class StatusChecker:
-    """Checks one request of a caller who has logged in. `keys`: all that its answer depends on."""
+    """Checks one request. `keys`: what its answer depends on, beside the caller's user, whom the session brings along.
 
-    __slots__ = ("_documents", "_expires", "_is_settled", "_login", "_params", "_presigner", "keys")
+    `login` is the caller as of the last check, None before the first.
+    """
 
-    def __init__(self, services: Services, login: Login, params: StatusParams, is_settled: IsSettled) -> None:
+    __slots__ = ("_documents", "_expires", "_is_settled", "_params", "_presigner", "_token_hash", "keys", "login")
+
+    def __init__(self, services: Services, token_hash: str, params: StatusParams, is_settled: IsSettled) -> None:
         self._documents = services.documents
         self._presigner = services.presigner
-        self._login = login
+        self._token_hash = token_hash
         self._params = params
         self._is_settled = is_settled
         self._expires = float("inf")
+        self.login: Login | None = None
         self.keys: tuple[Key, ...] = (
-            (SESSIONS, login.token_hash),
+            (SESSIONS, token_hash),
             (SUBMISSIONS, params.submission_id),
-            *((JOBS, (params.submission_id, file_type)) for file_type in params.file_types),
-            (USERS, login.user.user_id),
+            *[(JOBS, (params.submission_id, file_type)) for file_type in params.file_types],
         )
+
+    async def log_in(self, deadline: float) -> Login:
+        """The caller, by the loop's time `deadline`. Raises `LoginRequired` and `ServiceUnavailable`."""
+        self.login = await log_in_by_hash(self._documents, self._token_hash, deadline)
+        return self.login
 
     async def check(self, deadline: float) -> StatusCheck:
         """Check access and jobs, by the loop's time `deadline`.
 
         Raises `LoginRequired`, `NoSuchSubmission`, `AccessDenied`, and `ServiceUnavailable` while the login lasts.
         """
-        loop, params = asyncio.get_running_loop(), self._params
-        try:
-            # A session brings its user along.
-            lookup = await self._documents.read(self.keys[:-1], min(deadline, loop.time() + CHECK_SECONDS))
-        except ServiceUnavailable:
-            if loop.time() >= self._expires:
-                raise LoginRequired from None
-            raise
-        login = log_in(lookup, self._login.token_hash)
-        if login.user.user_id != self._login.user.user_id:
+        loop, submission_id = asyncio.get_running_loop(), self._params.submission_id
+        lookup = self._documents.cache.lookup(self.keys)
+        if lookup is None:
+            lookup = await self._load(min(deadline, loop.time() + CHECK_SECONDS))
+        login = log_in(lookup, self._token_hash)
+        if self.login is not None and login.user.user_id != self.login.user.user_id:
             raise LoginRequired
-        check_access(lookup, login.user, params.submission_id)
-        found = [lookup.job(params.submission_id, file_type) for file_type in params.file_types]
+        self.login = login
+        check_access(lookup, login.user, submission_id)
+        found = [lookup.job(submission_id, file_type) for file_type in self._params.file_types]
         jobs = tuple([await self._presigner.signable(job) for job in found])
         self._expires = loop.time() + login.expires_in()
         return StatusCheck(jobs, self._is_settled(jobs), self._expires)
+
+    async def _load(self, deadline: float) -> Lookup:
+        try:
+            if self.login is None:
+                await self.log_in(deadline)  # For a session that does not exist, nothing else is read.
+            return await self._documents.load(self.keys, deadline)
+        except ServiceUnavailable:
+            if asyncio.get_running_loop().time() >= self._expires:
+                raise LoginRequired from None
+            raise
 
     async def sign(self, checked: StatusCheck, deadline: float) -> Urls:
         """The URLs of the files that are finished, by the loop's time `deadline`.

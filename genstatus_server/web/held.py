@@ -2,26 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 from genstatus_server.hold.hold import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
 from genstatus_server.hold.registry import Hold, HoldResult
 from genstatus_server.model.access import Login, hash_token
 from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.model.jobs import Job
-from genstatus_server.mongo.queries import SESSIONS
+from genstatus_server.mongo.queries import SESSIONS, USERS
 from genstatus_server.web import retry
 from genstatus_server.web.base import CLIENT_GONE, BaseHandler, date_now
 from genstatus_server.web.check import CHECK_SECONDS, IsSettled, StatusChecker, log_in_by_hash
 from genstatus_server.web.params import Query, StatusParams, parse_request
-
-_RETRY_AFTER: Final = {
-    None: lambda: retry.POLL,
-    HoldResult.SETTLED: lambda: retry.DEADLINE,
-    HoldResult.DEADLINE: lambda: retry.DEADLINE,
-    HoldResult.DRAINING: retry.draining,
-    HoldResult.SHED: retry.shed,
-}
 
 
 class HeldHandler(BaseHandler):
@@ -58,31 +49,42 @@ class HeldHandler(BaseHandler):
         """Log in, check, and answer; or hold in between."""
         params, self._is_wait = parse_request(self.parse_params, self.request)
         token_hash = hash_token(self.request.headers.get("X-Session-ID", ""))
-        first_deadline = self.arrived + self._first_check_seconds(params)
-        login = await log_in_by_hash(self.services.documents, token_hash, first_deadline)
-        self.log_fields["user_id"] = login.user.user_id
         if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
+            self._note_login(await log_in_by_hash(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
             raise params
-        self.log_fields["submission_id"], self.log_fields["file_type"] = params.submission_id, params.file_type
-        checker = StatusChecker(self.services, login, params, self.settles(params))
-        if params.wait and self._has_room(login):
-            await self._answer_held(params, checker, first_deadline)
+        checker = StatusChecker(self.services, token_hash, params, self.settles(params))
+        if not params.wait:
+            await self._answer_at_once(params, checker, None)
+            return
+        # The answer to a short hold may not come later than the hold's end.
+        first_deadline = self.arrived + min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
+        login = await checker.log_in(first_deadline)
+        if self._has_room(login):
+            self._note_login(login, params)
+            await self._answer_held(params, checker, login, first_deadline)
         else:
-            await self._answer_without_hold(params, checker, first_deadline)
+            await self._answer_at_once(params, checker, HoldResult.SHED)
 
-    async def _answer_without_hold(self, params: StatusParams, checker: StatusChecker, deadline: float) -> None:
-        checked, result = await checker.check(deadline), None
-        if params.wait:
-            result = HoldResult.SETTLED if checked.is_settled else HoldResult.SHED
+    async def _answer_at_once(self, params: StatusParams, checker: StatusChecker, result: HoldResult | None) -> None:
+        """Answer without a hold. `result` is why there is none; None where none was requested."""
+        try:
+            checked = await checker.check(self.arrived + CHECK_SECONDS)
+        finally:
+            if checker.login is not None:
+                self._note_login(checker.login, params)
         if result is HoldResult.SHED:
-            self.services.metrics.shed.inc()
-        await self._answer(params, checked.jobs, await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS), result)
+            if checked.is_settled:
+                result = HoldResult.SETTLED
+            else:
+                self.services.metrics.shed.inc()
+        urls = await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS)
+        await self._answer(params, checked.jobs, urls, result)
 
-    async def _answer_held(self, params: StatusParams, checker: StatusChecker, first_deadline: float) -> None:
-        # The query is parsed by now. Ten thousand holds would keep a second copy of it.
-        self.request.arguments = self.request.query_arguments = {}
+    async def _answer_held(
+        self, params: StatusParams, checker: StatusChecker, login: Login, first_deadline: float
+    ) -> None:
         result = HoldResult.ERROR
-        with self.services.holds.hold(checker.keys) as hold:
+        with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
             self._hold = hold
             if self.is_client_gone:
                 hold.end(HoldResult.GONE)
@@ -95,7 +97,7 @@ class HeldHandler(BaseHandler):
                     retry_on=ServiceUnavailable,
                 )
             finally:
-                self._note(hold, result)
+                self._note_end(hold, result)
         if urls is None:
             self.set_status(CLIENT_GONE)
             return
@@ -103,18 +105,20 @@ class HeldHandler(BaseHandler):
         if result is HoldResult.SETTLED and hold.woken_at is not None:
             self.services.metrics.wake_seconds.observe(asyncio.get_running_loop().time() - hold.woken_at)
 
-    def _first_check_seconds(self, params: StatusParams | InvalidRequest) -> float:
-        """Seconds until there is something to answer. The answer to a short hold may not come later."""
-        if isinstance(params, InvalidRequest) or not params.wait:
-            return CHECK_SECONDS
-        return min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
-
     def _has_room(self, login: Login) -> bool:
         holds, settings = self.services.holds, self.services.settings
         held_of_session = holds.count((SESSIONS, login.token_hash))
         return len(holds) < settings.max_waits and held_of_session < settings.max_waits_per_session
 
-    def _note(self, hold: Hold, result: HoldResult) -> None:
+    def _note_login(self, login: Login, params: StatusParams | None = None) -> None:
+        """For the record of the request."""
+        self.log_fields["user_id"] = login.user.user_id
+        if params is not None:
+            self.log_fields["submission_id"] = params.submission_id
+            self.log_fields["file_type"] = ",".join(params.file_types)
+
+    def _note_end(self, hold: Hold, result: HoldResult) -> None:
+        """For the record and the metrics."""
         held = asyncio.get_running_loop().time() - hold.held_since
         self.services.metrics.hold_seconds.labels(result.value).observe(held)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
@@ -142,8 +146,9 @@ class HeldHandler(BaseHandler):
     def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: HoldResult | None) -> None:
         if result is not None:
             self.set_header("X-Wait-Result", result)
-        if _has_retry_after(jobs, result):
-            self.set_header("Retry-After", _RETRY_AFTER[result]())
+        # Also where no job is `waiting`, but a hold for a change of the entity tag came to nothing.
+        if result not in {None, HoldResult.SETTLED} or not all(job.is_settled for job in jobs):
+            self.set_header("Retry-After", retry.after(result))
         if params.preferred_wait:
             self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")
 
@@ -151,8 +156,3 @@ class HeldHandler(BaseHandler):
         """The length of the requested hold, at most `wait_max`."""
         settings = self.services.settings
         return min(params.timeout or settings.wait_default, settings.wait_max)
-
-
-def _has_retry_after(jobs: Sequence[Job], result: HoldResult | None) -> bool:
-    """Also where no job is `waiting`, but a hold for a change of the entity tag came to nothing."""
-    return result not in {None, HoldResult.SETTLED} or not all(job.is_settled for job in jobs)

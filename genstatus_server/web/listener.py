@@ -12,14 +12,16 @@ import sys
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
+    HTTPInputError,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
+    HTTPServerRequest,
     RequestStartLine,
     ResponseStartLine,
 )
@@ -27,6 +29,7 @@ from tornado.web import Application
 
 from genstatus_server.telemetry import log
 from genstatus_server.web.malformed import ClientStream, MalformedRequests
+from genstatus_server.web.params import parse_query
 
 #: Connections that are taken in one turn of the loop. A burst waits in the system's queue, where it costs nothing: all
 #: of it in here at once would make each turn long, and so each request, of many turns, late.
@@ -55,39 +58,59 @@ _NEW_CHECK_SECONDS: Final = 0.02
 _SCHEME_AND_HOST: Final = re.compile("https?://[^/?]*", re.IGNORECASE)
 
 
-class _Request(HTTPMessageDelegate):
-    """Passes a request on, and notes on its stream when it has come."""
+class _Request(HTTPServerRequest):
+    """A request whose query is parsed once for many that are alike."""
 
-    __slots__ = ("_request", "_stream")
+    def __init__(self, start_line: RequestStartLine, **kwargs: Any) -> None:
+        method, target, version = start_line
+        url = None if target.startswith("/") else _SCHEME_AND_HOST.match(target)
+        if url is not None:  # A whole URL instead of a path (RFC 9112, 3.2.2).
+            target = f"/{target[url.end() :].removeprefix('/')}"
+        path, _, query = target.partition("?")
+        # Tornado would parse each query anew, and copy what it finds.
+        super().__init__(start_line=RequestStartLine(method, path, version), **kwargs)
+        self.uri, self.query = target, query
+        try:
+            self.query_arguments = parse_query(query)
+        except ValueError as error:
+            raise HTTPInputError(f"Invalid query string: {error}") from error
 
-    def __init__(self, request: HTTPMessageDelegate, stream: ClientStream) -> None:
-        self._request = request
-        self._stream = stream
+
+class _Exchange(HTTPMessageDelegate):
+    """One request on a connection, passed on to its handler. Its stream is told when the request has come."""
+
+    _handler: HTTPMessageDelegate | None = None
+
+    def __init__(
+        self, application: Application, server_conn: HTTP1ServerConnection, connection: HTTPConnection
+    ) -> None:
+        self._application = application
+        self._server_conn = server_conn
+        self._connection = connection
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._stream.waits_since = math.inf
-        return self._request.headers_received(_in_origin_form(cast("RequestStartLine", start_line)), headers)
+        cast("ClientStream", self._server_conn.stream).waits_since = math.inf
+        request = _Request(
+            cast("RequestStartLine", start_line),
+            headers=headers,
+            connection=self._connection,
+            server_connection=self._server_conn,
+        )
+        self._handler = self._application.find_handler(request)
+        return self._handler.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return self._request.data_received(chunk)
+        return self._handler.data_received(chunk) if self._handler else None
 
     def finish(self) -> None:
-        self._request.finish()
+        if self._handler:
+            self._handler.finish()
 
     def on_connection_close(self) -> None:
-        self._request.on_connection_close()
-
-
-def _in_origin_form(start_line: RequestStartLine) -> RequestStartLine:
-    """The same with a path for target, where it is a whole URL (RFC 9112, 3.2.2)."""
-    url = _SCHEME_AND_HOST.match(start_line.path)
-    if url is None:
-        return start_line
-    target = start_line.path[url.end() :]
-    target = target if target.startswith("/") else f"/{target}"
-    return RequestStartLine(start_line.method, target, start_line.version)
+        if self._handler:
+            self._handler.on_connection_close()
 
 
 class Listener(HTTPServerConnectionDelegate):
@@ -150,9 +173,9 @@ class Listener(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A connection waits for its first request, or the next."""
-        stream = cast("ClientStream", cast("HTTP1ServerConnection", server_conn).stream)
-        stream.waits_since = self._loop.time()
-        return _Request(self._application.start_request(server_conn, request_conn), stream)
+        connection = cast("HTTP1ServerConnection", server_conn)
+        cast("ClientStream", connection.stream).waits_since = self._loop.time()
+        return _Exchange(self._application, connection, request_conn)
 
     def on_close(self, server_conn: object) -> None:
         """A connection has ended."""

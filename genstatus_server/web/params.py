@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, cast
+from urllib.parse import parse_qs
 
 from marshmallow import Schema, ValidationError, fields, validate
-from tornado.escape import parse_qs_bytes
 from tornado.httputil import HTTPServerRequest
 
 from genstatus_server.model.errors import InvalidRequest
@@ -20,6 +20,7 @@ Query = Mapping[str, Sequence[bytes]]
 #: Number of parsed queries that are cached, and the length in characters up to which a query is cached.
 _CACHED_QUERIES: Final = 4096
 _CACHED_LENGTH: Final = 96
+_MAX_PARAMETERS: Final = 1000
 
 #: One preference with its parameters. A quoted text may contain commas. A quote that is not closed ends with the
 #: header, so that each character is read once.
@@ -48,11 +49,6 @@ class StatusParams:
     timeout: float | None
     preferred_wait: bool
     any_file: bool = False
-
-    @property
-    def file_type(self) -> str:
-        """The file types in one text, separated by commas."""
-        return ",".join(self.file_types)
 
 
 #: Parses a query and the values of the `Prefer` headers. Raises `InvalidRequest`.
@@ -87,6 +83,21 @@ def parse_params_of_several(query: Query, prefer: Sequence[str]) -> StatusParams
     )
 
 
+def parse_query(query: str) -> dict[str, list[bytes]]:
+    """The parameters in `query`. The result is shared: it must not be changed. Raises `ValueError`."""
+    return _parse_short_query(query) if len(query) <= _CACHED_LENGTH else _parse_query(query)
+
+
+def _parse_query(query: str) -> dict[str, list[bytes]]:
+    # A byte that is no ASCII stands in `query` as the character of that number.
+    values = parse_qs(query, True, encoding="latin-1", max_num_fields=_MAX_PARAMETERS)  # noqa: FBT003 - blanks are kept
+    return {name: [value.encode("latin-1") for value in each] for name, each in values.items()}
+
+
+# Clients send the same query again and again.
+_parse_short_query: Final = lru_cache(_CACHED_QUERIES)(_parse_query)
+
+
 def parse_request(parse: ParseParams, request: HTTPServerRequest) -> tuple[StatusParams | InvalidRequest, bool]:
     """The parameters of `request`, or the error in them; and whether it requests a hold, also with an error."""
     query, prefer = request.query_arguments, request.headers.get_list("Prefer")
@@ -98,12 +109,11 @@ def parse_request(parse: ParseParams, request: HTTPServerRequest) -> tuple[Statu
     return params, params.wait
 
 
-# Clients send the same query again and again.
 @lru_cache(_CACHED_QUERIES)
 def _parse_cached(parse: ParseParams, query: str) -> StatusParams | None:
     """The parameters in `query`; None where they are invalid: the caller then parses it again for the error."""
     try:
-        return parse(parse_qs_bytes(query, keep_blank_values=True), ())
+        return parse(parse_query(query), ())
     except InvalidRequest:
         return None
 

@@ -26,7 +26,7 @@ class GenerationStatusHandler(HeldHandler):
         return _is_settled
 
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
-        return encode_answer(jobs[0], params.file_type, urls[0], self.services.settings.generated_at_format)
+        return encode_answer(jobs[0], params.file_types[0], urls[0], self.services.settings.generated_at_format)
 
 
 class GenerationStatusesHandler(HeldHandler):

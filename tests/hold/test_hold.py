@@ -736,10 +736,10 @@ async def test_hold_is_released_and_answered_after_a_defect(
     answer = asyncio.ensure_future(server.check(wait="true"))
     await server.held()
 
-    async def fail(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(server.services.documents, "read", fail)
+    monkeypatch.setattr(server.services.documents.cache, "lookup", fail)
     await world.finish()
     response = await answer
     expected = HTTPStatus.INTERNAL_SERVER_ERROR if isinstance(error, KeyError) else HTTPStatus.FORBIDDEN

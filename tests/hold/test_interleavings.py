@@ -16,7 +16,7 @@ import structlog
 
 from genstatus_server.hold.hold import Outcome, hold_until_settled
 from genstatus_server.hold.registry import HoldRegistry, HoldResult
-from genstatus_server.model.access import Login, LoginSession, User
+from genstatus_server.model.access import Login, User
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import Job
 from genstatus_server.mongo.cache import DocumentCache
@@ -127,6 +127,8 @@ class World:
         self.told = 0
         self.is_catching_up, self.is_behind = True, False
         self.is_one_transaction = False
+        user = User(11, website_admin=False, cgac_codes=frozenset(), frec_codes=frozenset())
+        self.login = Login(HASH, user, cast("datetime", SESSION["expires_at"]))
         self.committed: dict[str, float] = {}
         self.order: list[str] = []
         self.answer: Answer | None = None
@@ -136,15 +138,13 @@ class World:
         loop.spin()
 
     async def _hold(self) -> None:
-        session = LoginSession(11, cast("datetime", SESSION["expires_at"]))
-        user = User(11, website_admin=False, cgac_codes=frozenset(), frec_codes=frozenset())
         services: Any = SimpleNamespace(documents=self.documents, presigner=Signer())
         params: Any = SimpleNamespace(submission_id=1, file_types=("D1",))
-        login = Login(HASH, user, session.expires_at)
-        checker = StatusChecker(services, login, params, lambda jobs: jobs[0].is_settled)
+        checker = StatusChecker(services, HASH, params, lambda jobs: jobs[0].is_settled)
+        checker.login = self.login
         deadline = self.loop.time() + HOLD_SECONDS
         outcome: Outcome[StatusCheck] | Exception
-        with self.holds.hold(checker.keys) as self.hold:
+        with self.holds.hold((*checker.keys, USER_KEY)) as self.hold:
             try:
                 outcome = await hold_until_settled(
                     self.hold, checker, deadline=deadline, first_deadline=deadline, retry_on=ServiceUnavailable

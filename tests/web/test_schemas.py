@@ -73,7 +73,7 @@ def test_no_submission_id(sent: bytes) -> None:
 
 @pytest.mark.parametrize("file_type", ["D1", "D2", "E", "F"])
 def test_a_file_type(file_type: str) -> None:
-    assert load({"file_type": [file_type.encode()]}).file_type == file_type
+    assert load({"file_type": [file_type.encode()]}).file_types == (file_type,)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_parse_accepts_or_refuses_any_bytes_by_name(name: str, values: list[byte
     else:
         assert len(values) == 1
         assert 0 < params.submission_id < 2**63
-        assert params.file_type in {"D1", "D2", "E", "F"}
+        assert set(params.file_types) <= {"D1", "D2", "E", "F"}
         assert params.timeout is None or params.timeout > 0
 
 
