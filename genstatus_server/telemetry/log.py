@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import structlog
 from tornado.iostream import StreamBufferFullError
@@ -36,11 +36,12 @@ _LONGEST_CAUSE: Final = 300
 #: What a terminal obeys, or shows elsewhere than it stands.
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+R = TypeVar("R")
+
 _encode: Final = json.JSONEncoder(default=str).encode
 _logger: Any = structlog.get_logger("genstatus_server")
-_Render = Callable[[str, str, Mapping[str, Any]], str]
-#: Characters of the records that wait to be written; with more than that, records are dropped.
-_ROOM: Final = 4 * 1024 * 1024
+#: Records that wait to be written; with more than that, records are dropped.
+_ROOM: Final = 10_000
 #: Seconds for which records are collected, so that the thread is woken rarely and writes many at once.
 _COLLECTING_SECONDS: Final = 0.01
 #: Seconds that the last records have at exit.
@@ -103,13 +104,18 @@ def set_up(log_format: str) -> None:
     The format is `json`, `human`, or `auto`: for a human on a terminal. A reader of standard error that stops does not
     hold up the server.
     """
-    global _writer, _render  # noqa: PLW0603 - as there is one standard error.
+    global _writer  # noqa: PLW0603 - as there is one standard error.
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     is_human = log_format == "human" or (log_format == "auto" and is_terminal)
-    _render = _human_renderer(colors=is_terminal) if is_human else _json_line
+    render = _human_renderer(colors=is_terminal) if is_human else _json_line
     # Where standard error is closed, its number may be that of another file by now.
     descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
-    _writer = LogWriter(descriptor, join, lambda count: _render("warning", "log_records_dropped", {"records": count}))
+    _writer = LogWriter(
+        descriptor,
+        render,
+        join,
+        lambda count: Record("warning", "log_records_dropped", {"records": count}, time.time()),
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryRecords()], force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("tornado.application").addFilter(_is_no_flood)
@@ -121,7 +127,7 @@ def _record(level: str, action: str, fields: Mapping[str, Any]) -> None:
     if _writer is None:
         getattr(_logger, level)(action, **fields)
     else:
-        _writer.write(_render(level, action, fields))
+        _writer.write(Record(level, action, fields, time.time()))
 
 
 class _LibraryRecords(logging.Handler):
@@ -142,16 +148,33 @@ def _is_no_flood(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], StreamBufferFullError))
 
 
-def _json_line(level: str, action: str, fields: Mapping[str, Any]) -> str:
-    return _encode({"timestamp": _now(), "level": level, "action": action, **fields}) + "\n"
+class Record(NamedTuple):
+    """A record; it is rendered in the thread that writes it. `at` is the time in seconds since 1970."""
+
+    level: str
+    action: str
+    fields: Mapping[str, Any]
+    at: float
+
+    @property
+    def timestamp(self) -> str:
+        return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _human_renderer(*, colors: bool) -> _Render:
+def _json_line(record: Record) -> str:
+    return (
+        _encode({"timestamp": record.timestamp, "level": record.level, "action": record.action, **record.fields}) + "\n"
+    )
+
+
+def _human_renderer(*, colors: bool) -> Callable[[Record], str]:
     console = structlog.dev.ConsoleRenderer(colors=colors)
 
-    def line(level: str, action: str, fields: Mapping[str, Any]) -> str:
-        record = {name: _without_controls(name, value) for name, value in {**fields, "event": action}.items()}
-        return console(None, level, {"timestamp": _now(), "level": level, **record}) + "\n"
+    def line(record: Record) -> str:
+        fields = {
+            name: _without_controls(name, value) for name, value in {**record.fields, "event": record.action}.items()
+        }
+        return console(None, record.level, {"timestamp": record.timestamp, "level": record.level, **fields}) + "\n"
 
     return line
 
@@ -164,10 +187,6 @@ def _without_controls(name: str, value: Any) -> Any:
     return _CONTROLS.sub(lambda found: found[0] if found[0] in kept else ascii(found[0])[1:-1], value)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
 def join(records: Sequence[str]) -> str:
     """The records as one text, without secrets."""
     together = "".join(records)
@@ -176,27 +195,31 @@ def join(records: Sequence[str]) -> str:
 
 
 #: Set by `set_up`; without a writer, structlog writes in its own way.
-_writer: "LogWriter | None" = None
-_render: _Render = _json_line
+_writer: "LogWriter[Record] | None" = None
 
 
-class LogWriter:
-    """A text stream of log records on a file descriptor; each `write` is one record, and never blocks.
+class LogWriter(Generic[R]):
+    """Writes log records on a file descriptor, in a thread of its own: `write` never blocks.
 
-    A record that finds no room or cannot be written is dropped and counted. Once writing works again, one record
-    made by `say_dropped` says how many. `join` makes one text of some records; it is called in the thread.
+    In the thread, `render` makes a text of a record, and `join` one of several texts. A record that finds no room, or
+    cannot be rendered or written, is dropped and counted. Once writing works again, the record that `dropped_record`
+    makes says how many.
     """
 
     def __init__(
-        self, descriptor: int, join: Callable[[Sequence[str]], str], say_dropped: Callable[[int], str]
+        self,
+        descriptor: int,
+        render: Callable[[R], str],
+        join: Callable[[Sequence[str]], str],
+        dropped_record: Callable[[int], R],
     ) -> None:
         self.dropped = 0
         self._descriptor = descriptor
+        self._render = render
         self._join = join
-        self._say_dropped = say_dropped
+        self._dropped_record = dropped_record
         self._said = 0
-        self._records: list[str] = []
-        self._size = 0
+        self._records: list[R] = []
         self._is_writing = False
         # Its lock is reentrant: a record may be written by a destructor that runs in the middle of `write`.
         #: Notified when records are added or written.
@@ -205,20 +228,15 @@ class LogWriter:
         threading.Thread(target=self._run, name="log", daemon=True).start()
         atexit.register(self.wait_written)
 
-    def write(self, record: str) -> int:
+    def write(self, record: R) -> None:
         """Have this record written soon."""
         with self.changed:
-            if self._size + len(record) > _ROOM:
+            if len(self._records) >= _ROOM:
                 self.dropped += 1
-            else:
-                self._records.append(record)
-                self._size += len(record)
-                if len(self._records) == 1:
-                    self.changed.notify_all()
-        return len(record)
-
-    def flush(self) -> None:
-        """Nothing: a stream has this method, and every record is flushed."""
+                return
+            self._records.append(record)
+            if len(self._records) == 1:
+                self.changed.notify_all()
 
     def wait_written(self, seconds: float = _EXIT_SECONDS) -> None:
         """Block until everything is written, for `seconds` at most."""
@@ -234,20 +252,30 @@ class LogWriter:
                 self._is_writing = True
             time.sleep(_COLLECTING_SECONDS)
             with self.changed:
-                records, self._records, self._size = self._records, [], 0
-            self._write_out(records)
+                records, self._records = self._records, []
+            for group in _groups(self._rendered(records)):
+                self._write_out(group)
 
-    def _write_out(self, records: list[str]) -> None:
-        for group in _groups(records):
+    def _rendered(self, records: Iterable[R]) -> Iterator[str]:
+        for record in records:
             try:
-                self._send(group)
-                if self._said < self.dropped:
-                    dropped = self.dropped - self._said
-                    self._send([self._say_dropped(dropped)])
-                    self._said += dropped
-            except OSError:  # Nobody reads any more, or the disk is full.
-                with self.changed:
-                    self.dropped += len(group)
+                yield self._render(record)
+            except Exception:  # noqa: BLE001 - whatever a field's text raises: the thread goes on.
+                self._drop(1)
+
+    def _write_out(self, group: list[str]) -> None:
+        try:
+            self._send(group)
+            if self._said < self.dropped:
+                dropped = self.dropped - self._said
+                self._send([self._render(self._dropped_record(dropped))])
+                self._said += dropped
+        except OSError:  # Nobody reads any more, or the disk is full.
+            self._drop(len(group))
+
+    def _drop(self, count: int) -> None:
+        with self.changed:
+            self.dropped += count
 
     def _send(self, records: Sequence[str]) -> None:
         left = memoryview(self._join(records).encode(errors="backslashreplace"))

@@ -35,6 +35,8 @@ _PREFLIGHT_SECONDS: Final = "7200"
 
 #: What every answer says.
 EVERY_ANSWER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+#: Characters of a path that its record has.
+_LONGEST_PATH: Final = 2000
 #: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
 CLIENT_GONE: Final = 499
 
@@ -195,7 +197,7 @@ def log_request(handler: RequestHandler) -> None:
     record(
         "request",
         method=handler.request.method,
-        path=handler.request.path,
+        path=handler.request.path[:_LONGEST_PATH],
         status=status,
         duration_ms=round(1000 * handler.request.request_time(), 2),
         request_id=handler.request_id,

@@ -31,13 +31,13 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(writer)
 
 
-def writer_on(descriptor: int) -> LogWriter:
-    return LogWriter(descriptor, "".join, lambda count: f"dropped {count}\n")
+def writer_on(descriptor: int) -> LogWriter[str]:
+    return LogWriter(descriptor, str, "".join, lambda count: f"dropped {count}\n")
 
 
 def test_log_writer_drops_and_counts_what_nobody_reads() -> None:
     with pipe() as (reader, end):
-        writer, record, count = writer_on(end), "x" * 9999 + "\n", 1000
+        writer, record, count = writer_on(end), "x" * 999 + "\n", 30_000
         for _ in range(count):
             writer.write(record)
         assert 0 < writer.dropped < count
@@ -52,6 +52,16 @@ def test_log_writer_drops_and_counts_what_nobody_reads() -> None:
         lines = written.decode().splitlines()
         assert lines.count(record.rstrip()) == count - dropped
         assert set(lines) == {record.rstrip(), f"dropped {dropped}", "after"}
+
+
+def test_log_writer_drops_what_cannot_be_rendered() -> None:
+    texts = {"good": "good\n", "dropped 1\n": "dropped 1\n"}
+    with pipe() as (reader, end):
+        writer = LogWriter[str](end, texts.__getitem__, "".join, "dropped {}\n".format)
+        writer.write("bad")
+        writer.write("good")
+        writer.wait_written(10)
+        assert os.read(reader, 100) == b"good\ndropped 1\n"
 
 
 def test_log_writer_survives_a_reader_that_is_gone(tmp_path: Path) -> None:
