@@ -20,7 +20,7 @@ from unittest.mock import patch
 from tornado.httpclient import HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from genstatus_server.web import retry
+from genstatus_server.web import base
 from tests.support import services
 from tests.support.server import ROUTE, Server, seen_by, settings_for, start
 from tests.support.services import S3
@@ -183,7 +183,7 @@ async def record(uri: str, world: World, client: SimpleAsyncHTTPClient) -> dict[
     options = {"max_waits_per_session": "1"}
     settings = settings_for(uri, world.name, STORAGE, **options)
     answers: dict[str, Document] = {}
-    with patch.object(retry, "spread", lambda low, _high: str(low)):
+    with patch.object(base, "spread", lambda low, _high: str(low)):
         async with serving(settings, STORAGE, client) as server:
             recorder = Recorder(server, world)
             for part in (record_errors, record_results, record_several, record_holds):

@@ -1,7 +1,6 @@
 """Change stream events: which document an event concerns, and what an update makes of a document. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bson.timestamp import Timestamp
@@ -14,6 +13,7 @@ ClusterTime = int
 
 #: The operations that concern one document. Any other may concern all documents.
 DOCUMENT_OPERATIONS: Final = frozenset({"insert", "update", "replace", "delete"})
+_REMOVED: Final = object()
 _KEY_FIELDS: Final = frozenset({"submission_id", "file_type"})
 
 
@@ -53,13 +53,12 @@ def apply_update(collection: str, document: Document, event: Event) -> Document 
     fields = FIELDS[collection]
     if any(each["field"].partition(".")[0] in fields for each in description.get("truncatedArrays") or ()):
         return None
+    changes = dict.fromkeys(description.get("removedFields") or (), _REMOVED) | (description.get("updatedFields") or {})
     result: Document | None = document
-    for path, value in (description.get("updatedFields") or {}).items():
-        if result is not None and path.partition(".")[0] in fields:
-            result = _changed(result, path.split("."), partial(_with, value))
-    for path in description.get("removedFields") or ():
-        if result is not None and path.partition(".")[0] in fields:
-            result = _changed(result, path.split("."), _without)
+    for path, value in changes.items():
+        names = path.split(".")
+        if result is not None and names[0] in fields:
+            result = _changed(result, names, value)
     return result
 
 
@@ -79,21 +78,16 @@ def document_after(key: Key, document: Document | None, event: Event) -> Documen
     return after if key[0] != JOBS or job_key(after) == key else None
 
 
-def _changed(document: Document, path: Sequence[str], change: Callable[[Document, str], Document]) -> Document | None:
-    """`document` with `change` applied to what holds the last name of `path`; None where that is not certain."""
+def _changed(document: Document, path: Sequence[str], value: object) -> Document | None:
+    """`document` with `value` at `path`, or without what is there; None where that is not certain."""
     name, *rest = path
-    if not rest:
-        return change(document, name)
-    inner = document.get(name)
-    if not isinstance(inner, dict) or rest[0].isdigit():
-        return None
-    changed = _changed(inner, rest, change)
-    return None if changed is None else {**document, name: changed}
-
-
-def _with(value: object, document: Document, name: str) -> Document:
+    if rest:
+        inner = document.get(name)
+        if not isinstance(inner, dict) or rest[0].isdigit():
+            return None
+        value = _changed(inner, rest, value)
+        if value is None:
+            return None
+    if value is _REMOVED:
+        return {other: kept for other, kept in document.items() if other != name}
     return {**document, name: value}
-
-
-def _without(document: Document, name: str) -> Document:
-    return {key: value for key, value in document.items() if key != name}

@@ -41,8 +41,8 @@ class Presigner:
         self._bucket = bucket
         self._url_ttl = url_ttl
         self._time_signature = time_signature
-        #: When they were signed, and the URLs. Only those that live for `url_ttl`.
-        self.urls = LRUCache[Job, tuple[int, str]](_CACHED_URLS)
+        #: By bucket and key: when they were signed, and the URLs. Only those that live for `url_ttl`.
+        self.urls = LRUCache[tuple[str | None, str | None], tuple[int, str]](_CACHED_URLS)
         #: Jobs that cannot be signed for, as failed: each is warned of once, however often it is polled.
         self._failed = LRUCache[Job, Job](_CACHED_URLS)
 
@@ -51,7 +51,7 @@ class Presigner:
 
         Raises `ServiceUnavailable`.
         """
-        signed_at, url = self.urls.get(job, (0, ""))
+        signed_at, url = self.urls.get((job.bucket, job.key), (0, ""))
         # The wall clock, because S3 goes by it. Where it was set back, the URL is of the future.
         if 0 <= time.time() - signed_at < self._url_ttl / 2:
             return url
@@ -60,7 +60,7 @@ class Presigner:
 
     async def signable(self, job: Job) -> Job:
         """`job`, or the same as failed where it is finished and in no bucket that can be signed for."""
-        if job.generation_status is not GenerationStatus.FINISHED or job in self.urls:
+        if job.generation_status is not GenerationStatus.FINISHED or (job.bucket, job.key) in self.urls:
             return job
         if job in self._failed:
             return self._failed[job]
@@ -97,7 +97,7 @@ class Presigner:
         except (BotoCoreError, LookupError) as cause:
             raise ServiceUnavailable from cause
         if is_lasting:
-            self.urls[job] = signed_at, url
+            self.urls[job.bucket, job.key] = signed_at, url
         return url
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -17,6 +18,9 @@ NO_URL: Final = "#"
 _CACHED: Final = 4096
 #: For the OpenAPI document.
 _DAY: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4})?$"
+_ENTITY_TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
+#: What a proxy that compresses puts behind the text of a tag: apache2, Jetty, Akamai and others.
+_COMPRESSION_MARK: Final = re.compile(r"(?:(?:--?|;)(?:gzip|br|deflate|zstd))+\Z")
 _MOMENT: Final = r"^([0-9]{2}/[0-9]{2}/[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2}) [0-9]{2}:[0-9]{2}:[0-9]{2}$"
 
 
@@ -108,6 +112,15 @@ def entity_tag(submission_id: int, file_types: Sequence[str], jobs: Sequence[Job
     places = [f"{job.bucket}/{job.key}" for job in jobs]
     visible = encode_answer_about_several(submission_id, file_types, jobs, places)
     return f'W/"{hashlib.sha256(visible).hexdigest()[:32]}"'
+
+
+def opaque_tags(headers: Iterable[str]) -> frozenset[str]:
+    """The tags in `ETag` or `If-None-Match` headers, without quotes.
+
+    Neither a mark of weakness (RFC 9110, 13.1.2) nor a compressing proxy's plays a part in their comparison.
+    """
+    tags = _ENTITY_TAG.findall(",".join(headers))
+    return frozenset(_COMPRESSION_MARK.sub("", tag) for tag in tags)
 
 
 def _values(job: Job, file_type: str, url: str | None, generated_at_format: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from tornado.httputil import format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
+from genstatus_server.hold.registry import HoldResult
 from genstatus_server.model.errors import ServiceError, ServiceUnavailable
 from genstatus_server.telemetry import log
-from genstatus_server.web import retry
 from genstatus_server.web.services import Services
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ _PREFLIGHT_SECONDS: Final = "7200"
 
 #: What every answer says.
 EVERY_ANSWER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+#: `Retry-After` of a plain poll: as often as the existing clients poll at their quickest.
+_POLL_SECONDS: Final = "5"
+#: The same of a hold that reached its deadline: the client requests again and is held again.
+_DEADLINE_SECONDS: Final = "1"
 #: Characters of a path that its record has.
 _LONGEST_PATH: Final = 2000
 #: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
@@ -103,7 +107,7 @@ class BaseHandler(RequestHandler):
         """The one place where an error becomes an answer."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         if isinstance(error, ServiceUnavailable):
-            self.set_header("Retry-After", retry.unavailable())
+            self.set_header("Retry-After", retry_after_unavailable())
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self.allowed_methods))
         body = error.body() if isinstance(error, ServiceError) else {"message": responses.get(status_code, "Error")}
@@ -153,6 +157,24 @@ class BaseHandler(RequestHandler):
         if self._is_configured_origin():
             self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
             self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+
+
+def retry_after(result: HoldResult | None) -> str:
+    """The seconds after an answer without a settled job. `result` is why a hold ended; None where there was none."""
+    if result is None:
+        return _POLL_SECONDS
+    if result is HoldResult.DRAINING:  # Another server, or this one started again, is there in a moment.
+        return spread(1, 5)
+    return spread(5, 15) if result is HoldResult.SHED else _DEADLINE_SECONDS
+
+
+def retry_after_unavailable() -> str:
+    """The seconds after an answer that MongoDB or the signer is away."""
+    return spread(2, 6)
+
+
+def spread(low: int, high: int) -> str:
+    return str(random.randint(low, high))
 
 
 def date_now() -> str:

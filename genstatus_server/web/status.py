@@ -1,18 +1,164 @@
-"""The two status routes: `GET /v1/check_generation_status/` and `GET /v1/generation_statuses/`."""
+"""The two status routes: `GET /v1/check_generation_status/` and `GET /v1/generation_statuses/`.
 
-import re
-from collections.abc import Iterable, Sequence
-from typing import Final
+Each request is answered at once or held, from its parameters to its answer.
+"""
 
+import asyncio
+from collections.abc import Sequence
+
+from genstatus_server.hold.hold import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
+from genstatus_server.hold.registry import Hold, HoldResult
+from genstatus_server.model.access import Login, hash_token
+from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.model.jobs import Job
-from genstatus_server.web.answers import encode_answer, encode_answer_about_several, entity_tag
-from genstatus_server.web.check import IsSettled
-from genstatus_server.web.held import HeldHandler
-from genstatus_server.web.params import Query, StatusParams, parse_params_of_one, parse_params_of_several
+from genstatus_server.mongo.queries import SESSIONS, USERS
+from genstatus_server.web.answers import encode_answer, encode_answer_about_several, entity_tag, opaque_tags
+from genstatus_server.web.base import CLIENT_GONE, BaseHandler, date_now, retry_after
+from genstatus_server.web.check import CHECK_SECONDS, IsSettled, StatusChecker, log_in_by_hash
+from genstatus_server.web.params import Query, StatusParams, parse_params_of_one, parse_params_of_several, parse_request
 
-_ENTITY_TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
-#: What a proxy that compresses puts behind the text of a tag: apache2, Jetty, Akamai and others.
-_COMPRESSION_MARK: Final = re.compile(r"(?:(?:--?|;)(?:gzip|br|deflate|zstd))+\Z")
+
+class HeldHandler(BaseHandler):
+    """Answers at once, or holds. A subclass parses the parameters, says what settles them, and encodes the answer."""
+
+    _hold: Hold | None = None
+    _is_wait = False
+
+    @staticmethod
+    def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
+        """The request parameters. Raises `InvalidRequest`."""
+        raise NotImplementedError
+
+    def settles(self, params: StatusParams) -> IsSettled:
+        """What ends the wait."""
+        raise NotImplementedError
+
+    def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
+        """The body of the answer. `urls` has a URL for each job, None where it is not finished."""
+        raise NotImplementedError
+
+    def on_connection_close(self) -> None:
+        """The client went away: its hold ends at once."""
+        super().on_connection_close()
+        if self._hold is not None:
+            self._hold.end(HoldResult.GONE)
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        if self._is_wait:
+            self.set_header("X-Wait-Result", HoldResult.ERROR)
+
+    async def get(self) -> None:
+        """Log in, check, and answer; or hold in between."""
+        params, self._is_wait = parse_request(self.parse_params, self.request)
+        token_hash = hash_token(self.request.headers.get("X-Session-ID", ""))
+        if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
+            self._note_login(await log_in_by_hash(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
+            raise params
+        checker = StatusChecker(self.services, token_hash, params, self.settles(params))
+        if not params.wait:
+            await self._answer_at_once(params, checker, None)
+            return
+        # The answer to a short hold may not come later than the hold's end.
+        first_deadline = self.arrived + min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
+        login = await checker.log_in(first_deadline)
+        if self._has_room(login):
+            self._note_login(login, params)
+            await self._answer_held(params, checker, login, first_deadline)
+        else:
+            await self._answer_at_once(params, checker, HoldResult.SHED)
+
+    async def _answer_at_once(self, params: StatusParams, checker: StatusChecker, result: HoldResult | None) -> None:
+        """Answer without a hold. `result` is why there is none; None where none was requested."""
+        try:
+            checked = await checker.check(self.arrived + CHECK_SECONDS)
+        finally:
+            if checker.login is not None:
+                self._note_login(checker.login, params)
+        if result is HoldResult.SHED:
+            if checked.is_settled:
+                result = HoldResult.SETTLED
+            else:
+                self.services.metrics.shed.inc()
+        urls = await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS)
+        await self._answer(params, checked.jobs, urls, result)
+
+    async def _answer_held(
+        self, params: StatusParams, checker: StatusChecker, login: Login, first_deadline: float
+    ) -> None:
+        result = HoldResult.ERROR
+        with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
+            self._hold = hold
+            if self.is_client_gone:
+                hold.end(HoldResult.GONE)
+            try:
+                checked, urls, result = await hold_until_settled(
+                    hold,
+                    checker,
+                    deadline=deadline_of(self.arrived, self._wait_seconds(params)),
+                    first_deadline=first_deadline,
+                    retry_on=ServiceUnavailable,
+                )
+            finally:
+                self._note_end(hold, result)
+        if urls is None:
+            self.set_status(CLIENT_GONE)
+            return
+        await self._answer(params, checked.jobs, urls, result)
+        if result is HoldResult.SETTLED and hold.woken_at is not None:
+            self.services.metrics.wake_seconds.observe(asyncio.get_running_loop().time() - hold.woken_at)
+
+    def _has_room(self, login: Login) -> bool:
+        holds, settings = self.services.holds, self.services.settings
+        held_of_session = holds.count((SESSIONS, login.token_hash))
+        return len(holds) < settings.max_waits and held_of_session < settings.max_waits_per_session
+
+    def _note_login(self, login: Login, params: StatusParams | None = None) -> None:
+        """For the record of the request."""
+        self.log_fields["user_id"] = login.user.user_id
+        if params is not None:
+            self.log_fields["submission_id"] = params.submission_id
+            self.log_fields["file_type"] = ",".join(params.file_types)
+
+    def _note_end(self, hold: Hold, result: HoldResult) -> None:
+        """For the record and the metrics."""
+        held = asyncio.get_running_loop().time() - hold.held_since
+        self.services.metrics.hold_seconds.labels(result.value).observe(held)
+        self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
+
+    async def _answer(
+        self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: HoldResult | None = None
+    ) -> None:
+        """Send the answer. `result` is why the wait ended; None where the request has no `wait`."""
+        if result is not None:
+            self.log_fields["wait_result"] = result.value
+        self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
+        self._set_headers(params, jobs, result)
+        body = self.encode(params, jobs, urls)
+        if result is not None:
+            # Thousands may be answered in this turn of the loop. All answers are sent first; the log and the metrics of
+            # each request follow in the next turn.
+            self.set_header("Date", date_now())  # Tornado's is that of the request.
+            self.set_header("Content-Length", len(body))
+            self.write(body)
+            self.flush()
+            await asyncio.sleep(0)
+            body = b""
+        self.finish(body)
+
+    def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: HoldResult | None) -> None:
+        if result is not None:
+            self.set_header("X-Wait-Result", result)
+        # Also where no job is `waiting`, but a hold for a change of the entity tag came to nothing.
+        if result not in {None, HoldResult.SETTLED} or not all(job.is_settled for job in jobs):
+            self.set_header("Retry-After", retry_after(result))
+        if params.preferred_wait:
+            self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")
+
+    def _wait_seconds(self, params: StatusParams) -> float:
+        """The length of the requested hold, at most `wait_max`."""
+        settings = self.services.settings
+        return min(params.timeout or settings.wait_default, settings.wait_max)
 
 
 class GenerationStatusHandler(HeldHandler):
@@ -73,12 +219,3 @@ def first_leaves_waiting() -> IsSettled:
 
 def _is_settled(jobs: Sequence[Job]) -> bool:
     return jobs[0].is_settled
-
-
-def opaque_tags(headers: Iterable[str]) -> frozenset[str]:
-    """The tags in `ETag` or `If-None-Match` headers, without quotes.
-
-    Neither a mark of weakness (RFC 9110, 13.1.2) nor a compressing proxy's plays a part in their comparison.
-    """
-    tags = _ENTITY_TAG.findall(",".join(headers))
-    return frozenset(_COMPRESSION_MARK.sub("", tag) for tag in tags)

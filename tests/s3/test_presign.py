@@ -311,7 +311,7 @@ async def test_cached_urls_are_bounded(credentials_in_the_environment: None, mon
         jobs = [Job(number, GenerationStatus.FINISHED, key=f"{number}/D1.csv") for number in range(3)]
         for job in jobs:
             await presigner.presigned_url(job)
-        assert list(presigner.urls) == jobs[1:], "the one that was used first is gone"
+        assert list(presigner.urls) == [(None, job.key) for job in jobs[1:]], "the one that was used first is gone"
 
 
 # The name of the file

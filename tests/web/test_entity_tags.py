@@ -2,7 +2,7 @@
 
 import pytest
 
-from genstatus_server.web.status import opaque_tags
+from genstatus_server.web.answers import opaque_tags
 
 
 @pytest.mark.parametrize(
