@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from genstatus_server.model.access import LoginSession, Submission, User, check_access, hash_token, log_in
+from genstatus_server.model.access import (
+    LoginSession,
+    Submission,
+    User,
+    check_access,
+    hash_token,
+    log_in,
+    submission_from_document,
+    user_from_document,
+)
 from genstatus_server.model.errors import AccessDenied, LoginRequired, NoSuchSubmission
 from genstatus_server.model.jobs import Job
 
@@ -80,6 +89,21 @@ def test_who_is_not_logged_in(documents: Callable[[], Documents]) -> None:
         log_in(documents(), HASH)
 
 
+def test_session_is_over_at_the_moment_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            assert tz is UTC
+            return moment
+
+    monkeypatch.setattr("genstatus_server.model.access.datetime", Clock)
+    with pytest.raises(LoginRequired):
+        log_in(Documents(login=LoginSession(11, moment)), HASH)
+    assert log_in(Documents(login=LoginSession(11, moment + timedelta(milliseconds=1))), HASH).user is OWNER
+
+
 def test_of_an_expired_session_the_user_is_not_read() -> None:
     documents = Documents(login=LoginSession(11, in_future(-1)))
     with pytest.raises(LoginRequired):
@@ -117,3 +141,47 @@ def test_check_access_names_a_missing_submission_to_every_user() -> None:
     for person in (OWNER, STRANGER, user(admin=True)):
         with pytest.raises(NoSuchSubmission):
             check_access(Documents(document=None), person, 1)
+
+
+def affiliations(*each: object) -> dict[str, object]:
+    return {"_id": 11, "affiliations": list(each)}
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"_id": 11}, user(11)),
+        ({"_id": 11.0, "website_admin": True}, user(11, admin=True)),
+        ({"_id": 11, "website_admin": 1}, user(11)),
+        (affiliations({"cgac_code": "097"}), user(11, cgac="097")),
+        (affiliations({"frec_code": "1601"}, "097", None), user(11, frec="1601")),
+        (affiliations({"cgac_code": "097", "frec_code": "1601"}), user(11, cgac="097", frec="1601")),
+        (affiliations({"cgac_code": ""}, {"cgac_code": None}, {"cgac_code": 97}, {}), user(11)),
+        ({"_id": 11, "affiliations": {"cgac_code": "097"}}, user(11)),
+        ({"_id": 11, "affiliations": None}, user(11)),
+    ],
+)
+def test_user_from_document_grants_only_what_is_certain(document: dict[str, object], expected: User) -> None:
+    assert user_from_document(document) == expected
+
+
+@pytest.mark.parametrize("document", [None, {}, {"_id": None}, {"_id": "11"}, {"_id": True}])
+def test_user_from_document_needs_a_whole_number(document: dict[str, object] | None) -> None:
+    assert user_from_document(document) is None
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"user_id": 11, "cgac_code": "097"}, Submission(11, "097", None)),
+        ({"user_id": 11.0, "frec_code": "1601"}, Submission(11, None, "1601")),
+        ({"cgac_code": "097", "frec_code": "1601"}, Submission(None, "097", "1601")),
+        ({"user_id": "11", "cgac_code": "", "frec_code": 1601}, Submission(None, None, None)),
+        ({}, Submission(None, None, None)),
+        (None, None),
+    ],
+)
+def test_submission_from_document_grants_only_what_is_certain(
+    document: dict[str, object] | None, expected: Submission | None
+) -> None:
+    assert submission_from_document(document) == expected

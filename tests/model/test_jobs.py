@@ -18,6 +18,7 @@ from genstatus_server.model.jobs import (
     Job,
     generation_status,
     job_from_document,
+    whole_number,
 )
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 59, tzinfo=UTC)
@@ -161,6 +162,29 @@ def test_a_whole_double_is_an_integer(number: float) -> None:
     job = job_from_document({**FINISHED, "_id": number, "submission_id": number, "size": number})
     assert (job.job_id, job.size, job.problems) == (7, 7, ())
     assert type(job.job_id) is type(job.size) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (-(2.0**63), -(2**63)),
+        (-(2.0**63) - 2048, None),
+        (2.0**63 - 1024, 2**63 - 1024),
+        (2.0**63, None),
+        (7.5, None),
+        (float("inf"), None),
+        (float("nan"), None),
+        (127.0, 127),
+        (True, None),
+        ("7", None),
+    ],
+)
+def test_whole_number_takes_what_fits_into_64_bits(value: object, expected: int | None) -> None:
+    assert whole_number(value) == expected
+
+
+def test_jobs_of_different_files_differ_in_their_hash() -> None:
+    assert len({hash(job_from_document({**FINISHED, "_id": number})) for number in range(100)}) > 90
 
 
 @pytest.mark.parametrize("size", [0, 0.0, -0.0, 2**62])

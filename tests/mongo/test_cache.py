@@ -404,6 +404,55 @@ async def test_cache_counts_hits_and_misses() -> None:
     counted = {collection: (hits, misses) for collection, hits, misses in cached.cache.hits_and_misses()}
     assert counted["submissions"] == (1, 1)
     assert counted["users"] == (1, 0)
+    cached.status()
+    cached.freshness.stop()
+    cached.status()
+    cached.status()
+    counted = {collection: (hits, misses) for collection, hits, misses in cached.cache.hits_and_misses()}
+    assert counted == {"sessions": (3, 2), "submissions": (1, 2), "users": (1, 0), "jobs": (1, 0)}
+
+
+async def test_cache_that_drops_a_job_forgets_its_id() -> None:
+    cached = Cached().put_all()
+    cached.cache.invalidate(OTHER_KEY)  # There is nothing.
+    cached.cache.invalidate(JOB_KEY)
+    assert cached.apply(update(8, FINISHED)) == []
+
+
+async def test_cache_wakes_for_what_is_not_cached() -> None:
+    assert Cached().apply(update(8, {"user_id": 12}, collection="submissions", of=1)) == [SUBMISSION_KEY]
+
+
+async def test_cache_keeps_a_session_that_is_prolonged() -> None:
+    cached = Cached().put_all()
+    moment = datetime(2100, 1, 1, tzinfo=UTC)
+    assert cached.apply(update(8, {"expires_at": moment}, collection="sessions", of=HASH)) == [SESSION_KEY]
+    session = cached.cache.documents([SESSION_KEY])[SESSION_KEY]
+    assert session is not None
+    assert session["expires_at"] == moment
+
+
+async def test_cache_takes_a_replaced_job_under_both_its_keys() -> None:
+    cached = Cached().put_all()
+    moved = event("replace", "jobs", 100, 8, fullDocument={**JOB, "file_type": "D2"})
+    assert set(cached.apply(moved) or ()) == {JOB_KEY, OTHER_KEY}
+    assert cached.cache.documents([JOB_KEY]) == {}
+
+
+async def test_cache_keeps_no_job_that_is_inserted_with_a_strange_id() -> None:
+    cached = Cached()
+    cached.put(JOB_KEY, None)
+    inserted = event("insert", "jobs", 1.5, 8, fullDocument={**JOB, "_id": 1.5})
+    assert cached.apply(inserted) == [JOB_KEY]
+    assert cached.cache.documents([JOB_KEY]) == {}
+
+
+async def test_cache_takes_an_event_of_all_during_a_read() -> None:
+    cached = Cached()
+    with cached.cache.reading() as read:
+        assert cached.apply({"operationType": "drop", "clusterTime": update(8, {})["clusterTime"]}) is None
+    cached.put(JOB_KEY, JOB, seconds=7, read=read)
+    assert cached.cache.documents([JOB_KEY]) == {}
 
 
 async def test_cache_gives_the_jobs_among_keys() -> None:

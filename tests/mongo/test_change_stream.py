@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
+from bson.errors import InvalidBSON
 from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
 
 from genstatus_server.hold.registry import HoldRegistry
@@ -14,7 +17,7 @@ from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo import change_stream
 from genstatus_server.mongo.change_stream import TOKEN_ATTEMPTS, ChangeStreamFollower, StreamState
 from genstatus_server.mongo.freshness import Freshness
-from genstatus_server.mongo.queries import Key
+from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE, Key
 from genstatus_server.telemetry.metrics import Metrics
 from tests.support.scripted import JOB_KEY, ScriptedConnection, event, time_of, update
 
@@ -290,7 +293,151 @@ async def test_follower_polls_where_there_are_no_change_streams(records: list[An
             await until(lambda: made.documents.read.count(([JOB_KEY], False)) > 2)
         assert made.follower.state is (StreamState.DOWN if is_away else StreamState.POLLING)
         assert not made.freshness.is_current()
-        assert [each["event"] for each in records] == ["change_stream_unsupported"]
+        (record,) = records
+        assert (record["event"], record["log_level"]) == ("change_stream_unsupported", "warning")
+        assert "no replica set" in record["hint"]
+
+
+def named(records: list[Any], name: str) -> list[Any]:
+    return [each for each in records if each["event"] == name]
+
+
+async def test_follower_says_when_its_stream_opens_and_ends(records: list[Any]) -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send(update(7, {}))
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+    opened = {"event": "change_stream_open", "log_level": "info"}
+    assert named(records, "change_stream_open") == [{**opened, "resumed": False}, {**opened, "resumed": True}]
+    (down,) = named(records, "change_stream_down")
+    assert (down["cause"], down["log_level"]) == ("AutoReconnect: gone", "warning")
+    assert not named(records, "change_stream_defect")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_defect"),
+    [(RuntimeError("a defect"), True), (OperationFailure("no", 1), False), (InvalidBSON("no"), False)],
+)
+async def test_follower_shows_the_traceback_of_a_defect_only(
+    records: list[Any], error: Exception, *, is_defect: bool
+) -> None:
+    async with following() as made:
+        await made.asked()
+        made.connection.stream.fail(error)
+        await made.asked(streams=2)
+    defect = {"event": "change_stream_defect", "log_level": "warning", "cause": "RuntimeError: a defect"}
+    assert named(records, "change_stream_defect") == ([{**defect, "exc_info": error}] if is_defect else [])
+
+
+async def test_follower_names_the_views_in_its_record(records: list[Any]) -> None:
+    async with following() as made:
+        made.connection.views = ["jobs", "users"]
+        await until(lambda: named(records, "change_stream_down"))
+    cause = named(records, "change_stream_down")[0]["cause"]
+    assert cause == "ViewFound: must be collections, but are views: jobs, users"
+    assert set(made.connection.checked) == {"jobs", "submissions", "users", "sessions"}
+    assert not named(records, "change_stream_defect")
+
+
+async def test_follower_says_an_error_in_its_recovery(records: list[Any]) -> None:
+    async with following() as made:
+        await made.asked()
+        made.documents.errors = [KeyError("a defect")]
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+    (defect,) = named(records, "change_stream_defect")
+    assert "KeyError" in defect["exception"]
+
+
+async def test_follower_begins_down_and_with_its_pipeline() -> None:
+    made = Following()
+    assert (made.follower.state, made.follower.views) == (StreamState.DOWN, [])
+    async with following() as made:
+        await made.asked()
+        assert made.connection.pipelines == [CHANGE_STREAM_PIPELINE]
+
+
+async def test_follower_takes_no_snapshot_where_it_resumes() -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send(update(7, {}))
+        made.connection.raise_in("snapshot_time", AutoReconnect("it is not to be called"))
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+        assert made.connection.opened[1] == (TOKEN, 0)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(-5, 5), (0.25, 0), (5, 0)])
+async def test_follower_measures_how_late_an_event_is(seconds: float, expected: int) -> None:
+    async with following() as made:
+        await made.asked()
+        happened = datetime.now(UTC) + timedelta(seconds=seconds)
+        await made.send({**update(6, {}), "wallTime": happened}, update(7, {}))
+        value = made.metrics.registry.get_sample_value
+        assert value("genstatus_change_stream_lag_seconds_count") == 1
+        assert int(value("genstatus_change_stream_lag_seconds_sum") or 0) == expected
+
+
+async def test_follower_pauses_longer_each_time_up_to_a_limit(
+    records: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_stream, "LONGEST_PAUSE", 2.0)
+    pauses = slept(monkeypatch)
+    async with following(errors={"open_change_stream": [AutoReconnect("away")] * 8}) as made:
+        await made.asked()
+    longest = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    assert all(most / 2 <= pause <= most for pause, most in zip(pauses, longest, strict=True))
+    said = [each["next_attempt_seconds"] for each in named(records, "change_stream_down")]
+    assert said == [round(pause, 2) for pause in pauses]
+
+
+@pytest.mark.parametrize(("stood", "longest"), [(4.9, 0.8), (5.0, 0.1)])
+async def test_follower_pauses_shortly_after_a_stream_that_stood(
+    monkeypatch: pytest.MonkeyPatch, stood: float, longest: float
+) -> None:
+    monkeypatch.setattr(change_stream, "LONGEST_PAUSE", 2.0)
+    pauses = slept(monkeypatch)
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(change_stream, "_now", lambda: clock.now)
+    async with following(errors={"open_change_stream": [AutoReconnect("away")] * 3}) as made:
+        await made.asked()
+        clock.now += stood
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=2)
+        made.connection.raise_in("open_change_stream", AutoReconnect("away"))
+        made.connection.stream.fail(AutoReconnect("gone"))
+        await made.asked(streams=3)
+    assert longest / 2 <= pauses[3] <= longest
+    assert longest <= pauses[4] <= 2 * longest
+    assert len(pauses) == 6
+
+
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts, which take no time."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    return pauses
+
+
+async def test_follower_checks_for_views_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(change_stream, "_now", lambda: clock.now)
+    checks = []
+    async with following() as made:
+        await made.asked()
+        for seconds in (change_stream.VIEW_CHECK_SECONDS, 0.1, change_stream.VIEW_CHECK_SECONDS, 0.1, 1):
+            clock.now += seconds
+            await made.send()
+            checks.append(made.connection.view_checks)
+    assert checks == [1, 2, 2, 3, 3]
 
 
 async def test_follower_counts_how_often_it_opens_again() -> None:

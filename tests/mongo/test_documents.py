@@ -17,10 +17,11 @@ from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus
 from genstatus_server.mongo import documents
 from genstatus_server.mongo.cache import DocumentCache
-from genstatus_server.mongo.client import Reply
+from genstatus_server.mongo.client import READ_MS, Reply
 from genstatus_server.mongo.documents import DocumentReader, Documents
 from genstatus_server.mongo.freshness import Freshness
-from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key, is_found_by
+from genstatus_server.mongo.queries import FIELDS, JOBS, SESSIONS, SUBMISSIONS, USERS, Key, is_found_by
+from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
 from tests.support.scripted import (
     FINISHED,
@@ -101,7 +102,8 @@ class Reading:
     def __init__(self, *stored: tuple[str, Document]) -> None:
         self.mongodb, self.freshness, self.holds = MongoDB(*stored), Freshness(), HoldRegistry[Key]()
         connection: Any = self.mongodb
-        self.reader = DocumentReader(connection, self.freshness, Metrics())
+        self.metrics = Metrics()
+        self.reader = DocumentReader(connection, self.freshness, self.metrics)
         self.documents = Documents(self.reader, DocumentCache(100, self.freshness, self.holds), self.holds)
         self.freshness.start(time_of(10), now())
 
@@ -184,7 +186,8 @@ async def test_reader_gives_everybody_else_theirs_where_one_is_unreadable(error:
     lookup = await reading.read(*keys_of(20))
     found = [lookup.job(number, "D1").job_id for number in range(1, 21)]
     assert found == [None if number == 7 else number for number in range(1, 21)]
-    assert [each["event"] for each in records] == ["document_unreadable"]
+    warning = {"event": "document_unreadable", "log_level": "warning", "collection": JOBS}
+    assert records == [{**warning, "cause": log.cause(reading.mongodb.error_of_document)}]
 
 
 async def test_reader_reads_jobs_before_their_access() -> None:
@@ -235,6 +238,46 @@ async def test_reader_gives_up_on_a_lasting_error_in_time(monkeypatch: pytest.Mo
     with pytest.raises(ServiceUnavailable):
         await reading.read(*ALL)
     assert len(reading.mongodb.errors) > 900
+
+
+async def test_reader_doubles_its_pause_and_ends_within_the_time_of_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_FIRST_PAUSE", 0.01)
+    pauses: list[float] = []
+    reading, loop = everything(), asyncio.get_running_loop()
+    sleep, began = asyncio.sleep, loop.time()
+
+    async def pass_time(seconds: float) -> None:
+        pauses.append(seconds)
+        monkeypatch.setattr(loop, "time", lambda: began + sum(pauses))
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pass_time)
+    reading.mongodb.errors = [OperationFailure("no snapshot yet", 246)] * 1000
+    with pytest.raises(ServiceUnavailable):
+        await reading.reader.read(ALL)
+    assert pauses == pytest.approx([0.01 * 2**number for number in range(7)])
+    assert sum(pauses) + pauses[-1] * 2 > READ_MS / 1000 > sum(pauses)
+
+
+async def test_reader_says_that_a_primary_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "READ_MS", 0)
+    reading = everything()
+    reading.mongodb.now = 9
+    with pytest.raises(ServiceUnavailable) as raised:
+        await reading.reader.read(ALL)
+    assert log.cause(raised.value) == "ConnectionError: a primary that is behind the change stream"
+
+
+async def test_reader_counts_the_queries_of_each_collection() -> None:
+    reading = everything()
+    await reading.read(*ALL, (JOBS, (1, "E")))
+    reading.documents.cache.clear()
+    await reading.read(JOB_KEY)
+    reads = {
+        name: reading.metrics.registry.get_sample_value("genstatus_mongodb_reads_total", {"collection": name})
+        for name in FIELDS
+    }
+    assert reads == {JOBS: 2, SUBMISSIONS: 1, SESSIONS: 1, USERS: None}
 
 
 async def test_reader_does_not_believe_a_primary_behind_the_stream() -> None:
@@ -305,7 +348,9 @@ async def test_reader_takes_a_document_with_a_strange_id_for_absent(document_id:
     stored = [(SUBMISSIONS, {**SUBMISSION, "_id": document_id}), (SESSIONS, SESSION)]
     reading = Reading(*stored)
     assert (await reading.read(SESSION_KEY, SUBMISSION_KEY)).submission(1) is None
-    assert [each["event"] for each in records] == (["document_malformed"] if document_id != {"a": 1} else [])
+    warning = {"event": "document_malformed", "log_level": "warning", "collection": SUBMISSIONS}
+    expected = [] if document_id == {"a": 1} else [{**warning, "cause": "its _id is no text or whole number"}]
+    assert records == expected
 
 
 async def test_reader_takes_a_user_with_a_strange_id_for_absent(records: list[Any]) -> None:
@@ -382,3 +427,15 @@ async def test_documents_close_ends_the_reads_under_way(monkeypatch: pytest.Monk
     await reading.documents.close()
     with pytest.raises(ServiceUnavailable):
         await load
+
+
+async def test_documents_read_again_keeps_the_cache_unless_it_restarts() -> None:
+    reading = everything()
+    await reading.read(*ALL)
+    await reading.documents.read_again([JOB_KEY])
+    assert reading.documents.cache.lookup(ALL) is not None
+    reads = len(reading.mongodb.reads)
+    await reading.documents.read_again([SESSION_KEY, USER_KEY], restart=True)
+    assert reading.documents.cache.lookup(ALL) is None
+    assert reading.documents.cache.lookup([SESSION_KEY]) is not None
+    assert reading.mongodb.reads[reads:] == [1]  # The user comes with its session.

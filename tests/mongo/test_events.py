@@ -29,11 +29,14 @@ def test_cluster_time_orders_as_mongodb_does() -> None:
     numbers = [cluster_time(each) for each in times]
     assert numbers == sorted(set(numbers))
     assert numbers[0] == 0
+    assert cluster_time(Timestamp(1, 2)) == 2**32 + 2
 
 
 def test_changed_fields_are_the_top_level_names() -> None:
     assert changed_fields(update(1, {"a.b.c": 1, "d": 2}, ["e.f", "g"])) == {"a", "d", "e", "g"}
     assert changed_fields(truncated("h.0", "i")) == {"h", "i"}
+    nameless = {"operationType": "update", "updateDescription": {"truncatedArrays": [{"newSize": 1}]}}
+    assert changed_fields(nameless) == {""}
     assert changed_fields(event("delete", JOBS, 1, 1)) == set()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.loader import BatchLoader
+from genstatus_server.telemetry import log
 
 Task = asyncio.Task[Mapping[int, str]]
 
@@ -106,8 +107,9 @@ async def test_loader_takes_nothing_from_others_when_one_leaves(leaver: int) -> 
 async def test_loader_ends_each_load_at_its_own_deadline() -> None:
     reads = Reads()
     hasty, unhurried = await reads.begin(1, seconds=0), await reads.begin(2)
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(ServiceUnavailable) as raised:
         await hasty
+    assert log.cause(raised.value) == "TimeoutError: no answer in time"
     await reads.answer(0)
     await reads.answer(1)
     assert unhurried.result() == {2: "2 by 1"}
@@ -131,6 +133,7 @@ async def test_loader_gives_each_caller_an_error_of_its_own(error: Exception, ex
     assert type(first) is type(second) is expected
     assert first is not second
     assert first.__cause__ is error
+    assert expected is ServiceUnavailable or str(first) == "documents could not be loaded"
 
 
 async def test_loader_tells_the_cause_of_an_unavailable_service() -> None:
@@ -153,6 +156,19 @@ async def test_loader_goes_on_after_a_failure() -> None:
     assert load.result() == {1: "1 by 1"}
 
 
+async def test_loader_has_two_reads_under_way_also_after_others() -> None:
+    reads = Reads()
+    for number in range(3):
+        await reads.begin(1)
+        await reads.answer(number)
+    loads = [await reads.begin(key) for key in (2, 3, 4)]
+    assert reads.keys[3:] == [(2,), (3,)]
+    await reads.answer(3)
+    await reads.answer(4)
+    await reads.answer(5)
+    assert all(load.done() for load in loads)
+
+
 async def test_loader_leaves_an_error_that_nobody_waits_for_alone() -> None:
     reads = Reads()
     load = await reads.begin(1)
@@ -166,6 +182,8 @@ async def test_loader_that_is_closed_ends_every_load() -> None:
     loads = [await reads.begin(key) for key in (1, 2, 3)]
     await reads.loader.close()
     for load in loads:
-        with pytest.raises(ServiceUnavailable):
+        with pytest.raises(ServiceUnavailable) as raised:
             await load
+        assert log.cause(raised.value) == "ConnectionAbortedError: the server stops"
     assert reads.keys == [(1,), (2,)]
+    assert all(answer.cancelled() for answer in reads.answers)

@@ -155,6 +155,9 @@ class ScriptedConnection:
         self.opened: list[tuple[Any, ClusterTime]] = []
         self.errors: dict[str, list[BaseException]] = {}
         self.views: list[str] = []
+        self.checked: Sequence[str] = ()
+        self.view_checks = 0
+        self.pipelines: list[Any] = []
         self.renewed = 0
 
     def raise_in(self, place: str, *errors: BaseException) -> None:
@@ -167,7 +170,8 @@ class ScriptedConnection:
     def renew(self) -> None:
         self.renewed += 1
 
-    async def views_among(self, _: object) -> list[str]:
+    async def views_among(self, collections: Sequence[str]) -> list[str]:
+        self.checked, self.view_checks = collections, self.view_checks + 1
         self._check("views_among")
         return self.views
 
@@ -177,8 +181,9 @@ class ScriptedConnection:
 
     @asynccontextmanager
     async def open_change_stream(
-        self, _: object, *, resume_token: Any, after: ClusterTime
+        self, pipeline: object, *, resume_token: Any, after: ClusterTime
     ) -> AsyncIterator[ScriptedStream]:
+        self.pipelines.append(pipeline)
         self._check("open_change_stream")
         self.opened.append((resume_token, after))
         stream = ScriptedStream()
