@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from cachetools import LRUCache
 
@@ -43,28 +43,25 @@ class Holds(Protocol):
         """The documents of `keys` have changed, or may have; None: all of them."""
 
 
-class Lookup:
+class Lookup(NamedTuple):
     """Documents that were read or cached together; all that the answer to one request depends on."""
 
-    __slots__ = ("_values",)
-
-    def __init__(self, values: Mapping[Key, Any]) -> None:
-        self._values = values
+    values: Mapping[Key, Any]
 
     def session(self, token_hash: str) -> LoginSession | None:
-        session: LoginSession | None = self._values[SESSIONS, token_hash]
+        session: LoginSession | None = self.values[SESSIONS, token_hash]
         return session
 
     def user(self, user_id: int) -> User | None:
-        user: User | None = self._values.get((USERS, user_id))
+        user: User | None = self.values.get((USERS, user_id))
         return user
 
     def submission(self, submission_id: int) -> Submission | None:
-        submission: Submission | None = self._values[SUBMISSIONS, submission_id]
+        submission: Submission | None = self.values[SUBMISSIONS, submission_id]
         return submission
 
     def job(self, submission_id: int, file_type: str) -> Job:
-        job: Job = self._values[JOBS, (submission_id, file_type)]
+        job: Job = self.values[JOBS, (submission_id, file_type)]
         return job
 
 

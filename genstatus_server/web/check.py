@@ -86,8 +86,9 @@ class StatusChecker:
             raise LoginRequired
         self.login = login
         check_access(lookup, login.user, submission_id)
-        found = [lookup.job(submission_id, file_type) for file_type in self._params.file_types]
-        jobs = tuple([await self._presigner.signable(job) for job in found])
+        jobs = tuple([lookup.job(submission_id, file_type) for file_type in self._params.file_types])
+        if has_finished(jobs):
+            jobs = tuple([await self._presigner.signable(job) for job in jobs])
         self._expires = loop.time() + login.expires_in()
         return StatusCheck(jobs, self._is_settled(jobs), self._expires)
 
@@ -106,7 +107,7 @@ class StatusChecker:
 
         Raises `ServiceUnavailable`, also where nobody can tell who may have them by now.
         """
-        if not any(job.generation_status is GenerationStatus.FINISHED for job in checked.jobs):
+        if not has_finished(checked.jobs):
             return (None,) * len(checked.jobs)
         if not checked.is_confirmed:
             raise ServiceUnavailable
@@ -118,3 +119,8 @@ class StatusChecker:
 
     async def _url_of(self, job: Job) -> str | None:
         return await self._presigner.presigned_url(job) if job.generation_status is GenerationStatus.FINISHED else None
+
+
+def has_finished(jobs: Sequence[Job]) -> bool:
+    """Whether a file is there to be signed for."""
+    return GenerationStatus.FINISHED in [job.generation_status for job in jobs]

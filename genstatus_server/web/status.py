@@ -5,6 +5,7 @@ Each request is answered at once or held, from its parameters to its answer.
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from genstatus_server.hold.hold import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
 from genstatus_server.hold.registry import Hold, HoldResult
@@ -43,10 +44,11 @@ class HeldHandler(BaseHandler):
         if self._hold is not None:
             self._hold.end(HoldResult.GONE)
 
-    def set_default_headers(self) -> None:
-        super().set_default_headers()
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """As for all answers; it tells that the wait has ended with an error."""
         if self._is_wait:
             self.set_header("X-Wait-Result", HoldResult.ERROR)
+        super().write_error(status_code, **kwargs)
 
     async def get(self) -> None:
         """Log in, check, and answer; or hold in between."""
@@ -57,7 +59,7 @@ class HeldHandler(BaseHandler):
             raise params
         checker = StatusChecker(self.services, token_hash, params, self.settles(params))
         if not params.wait:
-            await self._answer_at_once(params, checker, None)
+            await self._answer_at_once(params, checker, self.arrived + CHECK_SECONDS, None)
             return
         # The answer to a short hold may not come later than the hold's end.
         first_deadline = self.arrived + min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
@@ -66,12 +68,14 @@ class HeldHandler(BaseHandler):
             self._note_login(login, params)
             await self._answer_held(params, checker, login, first_deadline)
         else:
-            await self._answer_at_once(params, checker, HoldResult.SHED)
+            await self._answer_at_once(params, checker, first_deadline, HoldResult.SHED)
 
-    async def _answer_at_once(self, params: StatusParams, checker: StatusChecker, result: HoldResult | None) -> None:
+    async def _answer_at_once(
+        self, params: StatusParams, checker: StatusChecker, deadline: float, result: HoldResult | None
+    ) -> None:
         """Answer without a hold. `result` is why there is none; None where none was requested."""
         try:
-            checked = await checker.check(self.arrived + CHECK_SECONDS)
+            checked = await checker.check(deadline)
         finally:
             if checker.login is not None:
                 self._note_login(checker.login, params)
