@@ -13,7 +13,20 @@ from typing import Final
 from benchmarks import machine
 from benchmarks.bench import FULL, QUICK, SMOKE, Bench, Scale, say
 from benchmarks.database import running_database
-from benchmarks.groups import fan_out, holds, peers, polls, processes, start, sustained, wakes
+from benchmarks.groups import (
+    ablation,
+    changes,
+    cold,
+    fan_out,
+    growth,
+    holds,
+    peers,
+    polls,
+    processes,
+    start,
+    sustained,
+    wakes,
+)
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.report import Report
 from benchmarks.table import Row, markdown
@@ -27,9 +40,15 @@ _GROUPS: Final = {
     "start": start.measure,
     "peers": peers.measure,
     "processes": processes.measure,
+    "cold": cold.measure,
+    "changes": changes.measure,
+    "growth": growth.measure,
+    "ablation": ablation.measure,
 }
-#: What the quick mode leaves out: they have no target.
-_SLOW: Final = {"peers", "processes"}
+#: What the quick mode leaves out.
+_SLOW: Final = {"peers", "processes", "changes", "growth"}
+#: What runs only where it is named.
+_NAMED: Final = {"ablation"}
 _SCALES: Final = {scale.name: scale for scale in (SMOKE, QUICK, FULL)}
 _RESULTS: Final = Path(__file__).parent / "results"
 
@@ -37,7 +56,8 @@ _RESULTS: Final = Path(__file__).parent / "results"
 def main() -> None:
     options = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and what was started ends, too
-    usual = [name for name in _GROUPS if options.scale != QUICK.name or name not in _SLOW]
+    left_out = _NAMED | (_SLOW if options.scale == QUICK.name else set())
+    usual = ["ablation"] if options.ablation else [name for name in _GROUPS if name not in left_out]
     report = _run(_SCALES[options.scale], options.only or usual)
     say(f"\n{report.about}\n\n{markdown(report.rows)}\n")
     report.write(Path(options.output))
@@ -58,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=_GROUPS, metavar="GROUP", help=f"any of {', '.join(_GROUPS)}"
     )
+    parser.add_argument("--ablation", action="store_true", help="only what each optimisation gains")
     parser.add_argument("--output", default=str(_RESULTS), metavar="FOLDER", help="for the JSON and the picture")
     parser.add_argument("--publish", action="store_true", help="write the table into README.md and docs/performance.md")
     parser.set_defaults(scale="quick")

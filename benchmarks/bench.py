@@ -24,6 +24,11 @@ class Scale:
     rate_seconds: int  #: for which each of them is kept up
     fan_out: int  #: holds on one job
     peer_holds: int  #: holds at which the peers are compared: one of them has a change stream for each
+    cold: int  #: requests whose documents are not cached
+    burst: int  #: of those at once, each of another session
+    change_rates: tuple[int, ...]  #: changes a second that nobody waits for
+    growth_holds: tuple[int, ...]  #: holds, and change streams on one mongod, of the picture
+    growth_streams: tuple[int, ...]
 
 
 SMOKE: Final = Scale(
@@ -38,6 +43,11 @@ SMOKE: Final = Scale(
     rate_seconds=1,
     fan_out=200,
     peer_holds=10,
+    cold=30,
+    burst=50,
+    change_rates=(50,),
+    growth_holds=(100, 200),
+    growth_streams=(1, 2),
 )
 QUICK: Final = Scale(
     name="quick",
@@ -51,6 +61,11 @@ QUICK: Final = Scale(
     rate_seconds=2,
     fan_out=5_000,
     peer_holds=100,
+    cold=200,
+    burst=1_000,
+    change_rates=(100, 500),
+    growth_holds=(1_000, 5_000),
+    growth_streams=(1, 2, 4),
 )
 FULL: Final = Scale(
     name="full",
@@ -64,6 +79,11 @@ FULL: Final = Scale(
     rate_seconds=3,
     fan_out=5_000,
     peer_holds=300,
+    cold=300,
+    burst=1_000,
+    change_rates=(100, 500, 1000),
+    growth_holds=(1_000, 5_000, 10_000, 20_000),
+    growth_streams=(1, 2, 4, 8),
 )
 
 

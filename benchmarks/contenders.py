@@ -47,11 +47,17 @@ class Contender:
 
 
 @contextmanager
-def genstatus(bench: Bench, *flags: str, core: int | Sequence[int] | None = None) -> Iterator[Contender]:
-    """The server, ready, with the options that users get by default but for `flags`, and its log in a file."""
+def genstatus(
+    bench: Bench, *flags: str, core: int | Sequence[int] | None = None, without: str | None = None
+) -> Iterator[Contender]:
+    """The server, ready, with the options that users get by default but for `flags`, and its log in a file.
+
+    `without` names an optimisation that is switched off.
+    """
     options = (f"--mongodb-uri={bench.database.uri}", f"--mongodb-database={NAME}", "--port=0")
     s3 = ("--s3-bucket=reports", "--s3-region=us-gov-west-1")
-    command = python("-m", "genstatus_server", "serve", *options, *s3, *flags)
+    program_name = ("benchmarks.servers.ablated", without) if without else ("genstatus_server",)
+    command = python("-m", *program_name, "serve", *options, *s3, *flags)
     where = bench.cores.server if core is None else core
     with running("genstatus", command, bench.folder, core=where, environment=_ENVIRONMENT) as program:
         port = program.wait_for("listening", lambda: _port_in(program.log))

@@ -21,7 +21,7 @@ from genstatus_server.mongo.schema import initialize
 NAME: Final = "benchmark"
 #: Held requests of one login session; the server admits 64.
 HOLDS_PER_SESSION: Final = 40
-_SESSIONS: Final = 500
+_SESSIONS: Final = 2500
 _AGENCY: Final = "097"
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.chart import svg
+from benchmarks.chart import growth, svg
 from benchmarks.table import Row, markdown
 
 _ROOT: Final = Path(__file__).parent.parent
-_BEGIN: Final = "<!-- benchmark: begin; ./run.sh bench --publish writes it -->"
-_END: Final = "<!-- benchmark: end -->"
+#: Between these lines of a document stands a table; the name is `benchmark` or `ablation`.
+_BEGIN: Final = "<!-- {}: begin; ./run.sh bench --publish writes it -->"
+_END: Final = "<!-- {}: end -->"
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,27 @@ class Report:
         (folder / f"{self.name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         title = f"{self.head['date']}, {self.head['machine']}, {self.head['command']}"
         (folder / f"{self.name}.svg").write_text(svg(self.rows, title))
+        if any(row.curve for row in self.rows):
+            (folder / f"{self.name}-growth.svg").write_text(growth(self.rows, title))
 
     def publish(self, root: Path = _ROOT) -> None:
         """The whole table into docs/performance.md, that of the rows with a target into the README."""
-        write_between(root / "docs" / "performance.md", f"{self.about}\n\n{markdown(self.rows)}")
-        with_target = [row for row in self.rows if row.target]
-        write_between(root / "README.md", f"{self.about}\n\n{markdown(with_target)}")
+        text = f"{self.about}\n\n{markdown(self.rows)}"
+        if all(row.group == "ablation" for row in self.rows):
+            write_between(root / "docs" / "performance.md", "ablation", text)
+            return
+        write_between(root / "docs" / "performance.md", "benchmark", text)
+        table = markdown(
+            [row for row in self.rows if row.target], [row for row in self.rows if row.group == "peers" and row.key]
+        )
+        write_between(root / "README.md", "benchmark", f"{self.about}\n\n{table}")
 
 
-def write_between(file: Path, text: str) -> None:
+def write_between(file: Path, name: str, text: str) -> None:
     """Put `text` into `file`, in place of what the last run wrote. Raises ValueError where there is no place for it."""
-    pattern = re.escape(_BEGIN) + ".*?" + re.escape(_END)
-    written, count = re.subn(pattern, lambda _: f"{_BEGIN}\n{text}\n{_END}", file.read_text(), flags=re.DOTALL)
+    begin, end = _BEGIN.format(name), _END.format(name)
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    written, count = re.subn(pattern, lambda _: f"{begin}\n{text}\n{end}", file.read_text(), flags=re.DOTALL)
     if count != 1:
         raise ValueError(f"{file} has no place, or several, for the table")
     file.write_text(written)

@@ -34,6 +34,9 @@ class Row:
     than: str = ""  #: what `theirs` are the values of
     target: Target | None = None
     note: str = ""
+    key: str = ""  #: by which the same measurement of a peer is found
+    curve: str = ""  #: the curve of the picture of growth that this is a point of, and its size
+    size: int = 0
     values: Sequence[float] = field(init=False)  #: what is judged, of each round: the ratio where there are `theirs`
 
     def __post_init__(self) -> None:
@@ -62,10 +65,11 @@ class Row:
 _HEAD: Final = ("what", "ours", "beside", "ratio", "spread", "target", "met")
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table, aligned, so that it can be read in a terminal too."""
-    cells = [_HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
+def markdown(rows: Sequence[Row], peers: Sequence[Row] = ()) -> str:
+    """The table, aligned, so that it can be read in a terminal too. Each of `peers` adds to the row of its key."""
+    names = list(dict.fromkeys(row.than for row in peers))
+    cells = [(*_HEAD, *names), *((*_cells(row), *(_of_peer(row, name, peers) for name in names)) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
@@ -79,6 +83,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     ratio = number(row.value) if row.theirs else ""
     spread = f"{number(min(row.values))} to {number(max(row.values))}"
     return row.name, ours, beside, ratio, spread, str(row.target or ""), row.verdict
+
+
+def _of_peer(row: Row, name: str, peers: Sequence[Row]) -> str:
+    values = [peer.theirs for peer in peers if row.key and peer.key == row.key and peer.than == name]
+    return f"{number(median(values[0]))} {row.unit}".strip() if values and values[0] else ""
 
 
 def number(value: float) -> str:

@@ -26,8 +26,8 @@ def measure(bench: Bench) -> list[Row]:
     measured: dict[str, list[float]] = defaultdict(list)
     for _ in bench.rounds(f"{count} holds on one job"):
         with contenders.genstatus(bench) as contender:
-            _wake_all(bench, contender, _WARM_UP)
-            measured["ours"].append(_wake_all(bench, contender, count))
+            wake_all(bench, contender, _WARM_UP)
+            measured["ours"].append(wake_all(bench, contender, count))
         with contenders.bare(bench, body) as contender:
             seconds, _ = _broadcast(contender, body, count)
             measured["bare"].append(seconds)
@@ -45,6 +45,7 @@ def measure(bench: Bench) -> list[Row]:
             measured["bare"],
             "bare broadcast",
             Target("<=", 1.0),
+            key="fan_out",
         ),
         Row(
             "fan-out",
@@ -58,7 +59,7 @@ def measure(bench: Bench) -> list[Row]:
     ]
 
 
-def _wake_all(bench: Bench, contender: Contender, count: int) -> float:
+def wake_all(bench: Bench, contender: Contender, count: int) -> float:
     [job] = bench.database.add_jobs(1)
     seconds, _ = _fan_out(contender, hold_requests([job] * count), lambda: bench.database.finish(job), signed=True)
     return seconds

@@ -6,14 +6,16 @@ from collections import defaultdict
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import hold_requests
+from benchmarks.database import hold_requests, path
 from benchmarks.groups.holds import idle_costs
+from benchmarks.groups.polls import wait_still
 from benchmarks.groups.wakes import WARM_UP, latencies
-from benchmarks.load import finish_jobs, holding, p50, p99
+from benchmarks.load import finish_jobs, holding, p50, p99, poll
 from benchmarks.procfs import cpu_seconds, memory
 from benchmarks.table import Row
 
 _RATE = 50
+_CONNECTIONS = 32
 _OURS = "genstatus"
 _CONTENDERS = {
     _OURS: contenders.genstatus,
@@ -26,6 +28,9 @@ _MEASURED = {
     "operations": ("MongoDB operations, idle", "/s"),
     "p50": ("write to answer, p50", "ms"),
     "p99": ("write to answer, p99", "ms"),
+    "fan_out": ("the last of as many on one job", "s"),
+    "poll": ("plain polls", "/s"),
+    "reads": ("MongoDB reads per poll", ""),
 }
 
 
@@ -39,7 +44,9 @@ def measure(bench: Bench) -> list[Row]:
                 for measured, value in _measure_one(bench, contender, jobs).items():
                     values[name, measured].append(value)
     return [
-        Row("peers", f"{what}, {count} holds", unit, values[_OURS, measured], values[peer, measured], peer)
+        Row(
+            "peers", f"{what}, {count} holds", unit, values[_OURS, measured], values[peer, measured], peer, key=measured
+        )
         for measured, (what, unit) in _MEASURED.items()
         for peer in _CONTENDERS
         if peer != _OURS
@@ -55,13 +62,29 @@ def _measure_one(bench: Bench, contender: Contender, jobs: list[int]) -> dict[st
         begun = finish_jobs(bench, jobs, _RATE)
         answered = {jobs[answer.index]: answer.at for answer in holds.answers()}
     waited = latencies(jobs, begun, answered)
+    polled, finds = path(jobs[0]), bench.database.finds()
+    polls = poll(contender, polled, bench.scale.poll_seconds, connections=_CONNECTIONS)
+    wait_still(bench)
     return {
+        "fan_out": _last_of_one_job(bench, contender, len(jobs)),
+        "poll": polls.per_second,
+        "reads": (bench.database.finds() - finds) / polls.requests,
         "memory": used / len(jobs) / 1000,
         "cpu": 100 * cpu,
         "operations": operations,
         "p50": p50(waited),
         "p99": p99(waited),
     }
+
+
+def _last_of_one_job(bench: Bench, contender: Contender, count: int) -> float:
+    """Seconds from the write to the last answer."""
+    [job] = bench.database.add_jobs(1)
+    with holding(contender, hold_requests([job] * count)) as holds:
+        wait_quiet(contender)
+        began = time.monotonic()
+        bench.database.finish(job)
+        return max(answer.at for answer in holds.answers()) - began
 
 
 def wait_quiet(contender: Contender) -> None:

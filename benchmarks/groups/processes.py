@@ -1,6 +1,5 @@
 """One process and two, on both cores together with the load: the costs with which docs/scaling.md reckons."""
 
-import time
 from collections import defaultdict
 
 from benchmarks import contenders
@@ -9,14 +8,11 @@ from benchmarks.contenders import Contender
 from benchmarks.database import path
 from benchmarks.groups.holds import idle_costs
 from benchmarks.groups.polls import finished_job
-from benchmarks.load import finish_jobs, poll
+from benchmarks.load import poll
 from benchmarks.procfs import cpu_seconds, memory
 from benchmarks.table import Row
 
 _CONNECTIONS = 32
-_SECONDS = 2
-#: Seconds after the last write until its change has been told.
-_SETTLE = 0.5
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -36,8 +32,6 @@ def measure(bench: Bench) -> list[Row]:
             ("CPU per poll, 2 processes", "µs"),
             ("memory, 2 processes", "MB"),
             ("MongoDB operations, 2 processes, idle", "/s"),
-            ("CPU per change that nobody waits for, 2 processes", "µs"),
-            ("mongod's CPU per write and its changes, 2 processes", "µs"),
         )
     ]
 
@@ -48,25 +42,9 @@ def _measure_one(bench: Bench, contender: Contender, polled: str) -> dict[str, f
     measured = poll(contender, polled, bench.scale.poll_seconds, connections=_CONNECTIONS)
     cpu_of_polls = cpu_seconds(contender.pid) - cpu
     _, operations = idle_costs(bench, contender)
-    cpu_of_change, mongod = _costs_of_changes(bench, contender)
     return {
         "plain polls, 2 processes": measured.per_second,
         "CPU per poll, 2 processes": 1e6 * cpu_of_polls / measured.requests,
         "memory, 2 processes": memory(contender.pid) / 1e6,
         "MongoDB operations, 2 processes, idle": operations,
-        "CPU per change that nobody waits for, 2 processes": 1e6 * cpu_of_change,
-        "mongod's CPU per write and its changes, 2 processes": 1e6 * mongod,
     }
-
-
-def _costs_of_changes(bench: Bench, contender: Contender) -> tuple[float, float]:
-    """CPU seconds of the server and of mongod for each finished job, where nobody waits for it."""
-    jobs = bench.database.add_jobs(bench.scale.wake_rate * _SECONDS)
-    time.sleep(_SETTLE)  # until the changes of these inserts were told: they end with no event of ours
-    ours, mongod = cpu_seconds(contender.pid), cpu_seconds(bench.database.pid)
-    finish_jobs(bench, jobs, bench.scale.wake_rate)
-    time.sleep(_SETTLE)
-    return (
-        (cpu_seconds(contender.pid) - ours) / len(jobs),
-        (cpu_seconds(bench.database.pid) - mongod) / len(jobs),
-    )

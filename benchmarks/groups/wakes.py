@@ -42,6 +42,7 @@ def measure(bench: Bench) -> list[Row]:
             measured["raw p50"],
             "raw stream",
             Target("<=", 1.4),
+            key="p50",
         ),
         Row(
             "wakes",
@@ -51,6 +52,7 @@ def measure(bench: Bench) -> list[Row]:
             measured["raw p99"],
             "raw stream",
             Target("<=", 1.8),
+            key="p99",
         ),
         Row("wakes", "CPU per hold and its wake", "µs", measured["cpu"]),
     ]

@@ -11,10 +11,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.chart import svg
+from benchmarks.chart import growth, svg
 from benchmarks.groups.wakes import WARM_UP, latencies
 from benchmarks.load import p99
 from benchmarks.procfs import accept_queue, cpu_seconds, memory, processes_of
+from benchmarks.servers.ablated import SWITCHES
 from benchmarks.table import Row, Target, markdown, number
 from tests.support.processes import wait_until
 
@@ -133,3 +134,33 @@ def test_what_waits_to_be_accepted_is_seen() -> None:
             stack.enter_context(socket.create_connection(address))
         assert accept_queue(address[1]) == 3
     assert accept_queue(address[1]) == 0
+
+
+def test_table_names_the_alternatives_of_each_row() -> None:
+    ours = Row("polls", "polls", "/s", [9.0], target=Target(">=", 1), key="poll")
+    other = Row("polls", "reads", "", [0.0], target=Target("<=", 0), key="reads")
+    peers = [Row("peers", "polls", "/s", [9.0], [3.0], name, key="poll") for name in ("plain", "stream each")]
+    head, _, first, second = markdown([ours, other], peers).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")][-2:] == ["plain", "stream each"]
+    assert [cell.strip() for cell in first.strip("|").split("|")][-2:] == ["3.00 /s", "3.00 /s"]
+    assert [cell.strip() for cell in second.strip("|").split("|")][-2:] == ["", ""]
+
+
+def test_picture_of_growth_has_a_panel_for_each_curve() -> None:
+    rows = [
+        Row("growth", f"{name}, {size} holds", "MB", [float(size)], curve=name, size=size)
+        for name in ("memory", "wake p99", "polls")
+        for size in (1000, 20_000)
+    ]
+    picture = ET.fromstring(growth(rows, "a & b"))  # noqa: S314 - made here
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}polyline"))) == 3
+    _, _, width, height = map(float, picture.attrib["viewBox"].split())
+    points = list(picture.iter("{http://www.w3.org/2000/svg}circle"))
+    assert all(0 < float(each.attrib["cx"]) < width and 0 < float(each.attrib["cy"]) < height for each in points)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switch_of_the_ablation_finds_what_it_replaces(name: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.servers.ablated", name, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
