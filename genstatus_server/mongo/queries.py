@@ -130,15 +130,14 @@ def split_reply(documents: Iterable[Document]) -> list[tuple[str, Document]]:
 
 
 def _pipeline(collection: str, identifiers: Sequence[Any]) -> list[Mapping[str, Any]]:
-    fields = dict.fromkeys(FIELDS[collection], 1)
-    mark = {"$set": {_COLLECTION: collection}}
+    project = {"$project": dict.fromkeys(FIELDS[collection], 1) | {_COLLECTION: {"$literal": collection}}}
     if collection == JOBS:
         submission_ids, file_types = ({each[place] for each in identifiers} for place in (0, 1))
         match = {"submission_id": {"$in": sorted(submission_ids)}, "file_type": {"$in": sorted(file_types)}}
-        return [{"$match": match}, {"$project": fields}, mark]
+        return [{"$match": match}, project]
     match = {"_id": {"$in": list(identifiers)}}
     if collection != SESSIONS:
-        return [{"$match": match}, {"$project": fields}, mark]
+        return [{"$match": match}, project]
     user = {
         "from": USERS,
         "localField": "user_id",
@@ -146,4 +145,4 @@ def _pipeline(collection: str, identifiers: Sequence[Any]) -> list[Mapping[str, 
         "pipeline": [{"$project": dict.fromkeys(FIELDS[USERS], 1)}],
         "as": _USER,
     }
-    return [{"$match": match}, {"$project": fields}, {"$lookup": user}, mark]
+    return [{"$match": match}, project, {"$lookup": user}]

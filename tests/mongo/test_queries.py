@@ -20,18 +20,14 @@ def records() -> Any:
         yield captured
 
 
-def project(*names: str) -> dict[str, Any]:
-    return {"$project": dict.fromkeys(names, 1)}
-
-
-def mark(collection: str) -> dict[str, Any]:
-    return {"$set": {"_collection": collection}}
+def project(collection: str, *names: str) -> dict[str, Any]:
+    return {"$project": {**dict.fromkeys(names, 1), "_collection": {"$literal": collection}}}
 
 
 def test_snapshot_query_of_jobs_names_each_submission_and_file_type_once() -> None:
     keys = [(JOBS, (2, "D1")), (JOBS, (1, "E")), (JOBS, (1, "D1"))]
     match = {"submission_id": {"$in": [1, 2]}, "file_type": {"$in": ["D1", "E"]}}
-    assert snapshot_query(keys) == (JOBS, [{"$match": match}, project(*JOB_FIELDS), mark(JOBS)])
+    assert snapshot_query(keys) == (JOBS, [{"$match": match}, project(JOBS, *JOB_FIELDS)])
 
 
 def test_snapshot_query_brings_the_user_of_a_session() -> None:
@@ -39,14 +35,13 @@ def test_snapshot_query_brings_the_user_of_a_session() -> None:
         "from": USERS,
         "localField": "user_id",
         "foreignField": "_id",
-        "pipeline": [project("website_admin", "affiliations")],
+        "pipeline": [{"$project": {"website_admin": 1, "affiliations": 1}}],
         "as": "_user",
     }
     session = [
         {"$match": {"_id": {"$in": [HASH]}}},
-        project("user_id", "expires_at"),
+        project(SESSIONS, "user_id", "expires_at"),
         {"$lookup": user},
-        mark(SESSIONS),
     ]
     assert snapshot_query([SESSION_KEY]) == (SESSIONS, session)
 
@@ -55,10 +50,9 @@ def test_snapshot_query_reads_all_collections_at_once() -> None:
     collection, pipeline = snapshot_query([SUBMISSION_KEY, USER_KEY, (SUBMISSIONS, 2)])
     submissions = [
         {"$match": {"_id": {"$in": [1, 2]}}},
-        project("user_id", "cgac_code", "frec_code"),
-        mark(SUBMISSIONS),
+        project(SUBMISSIONS, "user_id", "cgac_code", "frec_code"),
     ]
-    users = [{"$match": {"_id": {"$in": [11]}}}, project("website_admin", "affiliations"), mark(USERS)]
+    users = [{"$match": {"_id": {"$in": [11]}}}, project(USERS, "website_admin", "affiliations")]
     assert (collection, pipeline) == (SUBMISSIONS, [*submissions, {"$unionWith": {"coll": USERS, "pipeline": users}}])
 
 
