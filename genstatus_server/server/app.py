@@ -30,12 +30,11 @@ from genstatus_server.server.system import Shutdown, notify, url_of
 from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
-from genstatus_server.web.base import NotFoundHandler, log_request
+from genstatus_server.web.base import NotFoundHandler, Services, log_request
 from genstatus_server.web.health import LivezHandler, MetricsHandler, ReadyzHandler
 from genstatus_server.web.listener import Listener
 from genstatus_server.web.malformed import MalformedRequests
 from genstatus_server.web.pages import OpenApiHandler, static_routes
-from genstatus_server.web.services import Services
 from genstatus_server.web.status import GenerationStatusesHandler, GenerationStatusHandler
 
 #: Documents that are cached of each collection, at the least. Whatever is held must stay cached, up to four jobs each.

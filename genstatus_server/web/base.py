@@ -1,10 +1,12 @@
-"""What all answers have in common: headers, CORS, errors, and one record a request."""
+"""What all answers have in common: the services behind them, headers, CORS, errors, and one record a request."""
 
 import asyncio
 import json
 import random
 import re
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from http import HTTPStatus
 from http.client import responses
@@ -14,10 +16,17 @@ from tornado.httputil import format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from genstatus_server.hold.registry import HoldResult
+from genstatus_server.hold.registry import HoldRegistry, HoldResult
 from genstatus_server.model.errors import ServiceError, ServiceUnavailable
+from genstatus_server.mongo.change_stream import ChangeStreamFollower
+from genstatus_server.mongo.client import Connection
+from genstatus_server.mongo.documents import Documents
+from genstatus_server.mongo.freshness import Freshness
+from genstatus_server.mongo.queries import Key
+from genstatus_server.s3.presigner import Presigner
+from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
-from genstatus_server.web.services import Services
+from genstatus_server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from tornado.concurrent import Future
@@ -43,6 +52,49 @@ _DEADLINE_SECONDS: Final = "1"
 _LONGEST_PATH: Final = 2000
 #: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
 CLIENT_GONE: Final = 499
+
+
+class InFlight:
+    """Counts the requests whose answer is not on its way yet, so that a shutdown can wait for them."""
+
+    def __init__(self) -> None:
+        #: How many there are.
+        self.count = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def begin(self) -> None:
+        """A request has arrived."""
+        self.count += 1
+        self._empty.clear()
+
+    def end(self, _: object = None) -> None:
+        """An answer was handed to the system, or its connection is gone."""
+        self.count -= 1
+        if not self.count:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until there is none."""
+        await self._empty.wait()
+
+
+@dataclass
+class Services:
+    """The parts of one running server."""
+
+    settings: Settings
+    metrics: Metrics
+    connection: Connection
+    freshness: Freshness
+    documents: Documents
+    holds: HoldRegistry[Key]
+    follower: ChangeStreamFollower
+    presigner: Presigner
+    #: The metrics of the whole server, in Prometheus' text format. Raises `ServiceUnavailable`.
+    collect_metrics: Callable[[], Awaitable[str]]
+    in_flight: InFlight = field(default_factory=InFlight)
+    draining: bool = False
 
 
 class BaseHandler(RequestHandler):

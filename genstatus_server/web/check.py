@@ -12,8 +12,8 @@ from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.mongo.cache import Lookup
 from genstatus_server.mongo.documents import Documents
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, Key
+from genstatus_server.web.base import Services
 from genstatus_server.web.params import StatusParams
-from genstatus_server.web.services import Services
 
 #: Seconds that all reads of one check may take together.
 CHECK_SECONDS: Final = 2.5

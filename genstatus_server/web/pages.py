@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
-from genstatus_server.web.base import BaseHandler
+from genstatus_server.web.base import BaseHandler, Services
 from genstatus_server.web.openapi import openapi_document
-from genstatus_server.web.services import Services
 from genstatus_server.web.static_files import STATIC_FILES, StaticFile
 
 #: Nothing but our own files, nothing inline, no frame around it; and a form without its script goes nowhere.

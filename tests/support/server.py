@@ -17,9 +17,9 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.server.app import make_application, open_services
 from genstatus_server.settings import Settings, load_settings
+from genstatus_server.web.base import Services
 from genstatus_server.web.listener import Listener
 from genstatus_server.web.malformed import MalformedRequests
-from genstatus_server.web.services import Services
 from tests.support.services import S3
 from tests.support.world import SUBMISSION, World
 
