@@ -69,7 +69,7 @@ QUICK: Final = Scale(
 )
 FULL: Final = Scale(
     name="full",
-    rounds=5,
+    rounds=3,
     poll_seconds=4,
     idle_seconds=5,
     holds=10_000,
