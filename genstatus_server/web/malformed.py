@@ -93,6 +93,9 @@ class ClientStream(IOStream):
     `on_refused` gets a second handle of the socket once the answer to a refused request is sent.
     """
 
+    # More than thirty attributes in one `__dict__` cost a kilobyte for each connection: Python shares no more names.
+    __slots__ = ("_has_read", "_is_refused", "_malformed", "_on_refused", "_protocol", "waits_since")
+
     def __init__(
         self,
         connection: socket.socket,

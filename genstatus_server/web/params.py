@@ -18,7 +18,7 @@ from genstatus_server.model.jobs import FILE_TYPES, LARGEST_ID
 Query = Mapping[str, Sequence[bytes]]
 
 #: Number of parsed queries that are cached, and the length in characters up to which a query is cached.
-_CACHED_QUERIES: Final = 4096
+_CACHED_QUERIES: Final = 1024
 _CACHED_LENGTH: Final = 96
 _MAX_PARAMETERS: Final = 1000
 

@@ -90,6 +90,8 @@ class HeldHandler(BaseHandler):
     async def _answer_held(
         self, params: StatusParams, checker: StatusChecker, login: Login, first_deadline: float
     ) -> None:
+        # The query is parsed by now. Ten thousand holds would keep what is in it a second time.
+        self.request.query_arguments = {}
         result = HoldResult.ERROR
         with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
             self._hold = hold
