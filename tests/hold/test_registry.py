@@ -32,6 +32,7 @@ async def test_registry_wakes_only_the_holds_of_a_key() -> None:
         assert (registry.count(A), registry.count(B), registry.count(("jobs", 3))) == (2, 1, 0)
         assert set(registry.keys()) == {A, B}
         assert registry.oldest() is first
+        assert now() - 5 < first.held_since <= now()
     assert (len(registry), set(registry.keys()), registry.oldest()) == (0, set(), None)
 
 

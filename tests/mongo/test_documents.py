@@ -429,6 +429,15 @@ async def test_documents_close_ends_the_reads_under_way(monkeypatch: pytest.Monk
         await load
 
 
+async def test_documents_read_again_wakes_for_what_was_missed_before_a_restart() -> None:
+    reading = everything()
+    await reading.read(*ALL)
+    reading.mongodb.stored[-1] = (JOBS, {**JOB, **FINISHED})
+    with reading.holds.hold((JOB_KEY,)) as waiting, reading.holds.hold((SUBMISSION_KEY,)) as other:
+        await reading.documents.read_again([*ALL, USER_KEY], restart=True)
+    assert (waiting.woken, other.woken) == (True, False)
+
+
 async def test_documents_read_again_keeps_the_cache_unless_it_restarts() -> None:
     reading = everything()
     await reading.read(*ALL)
