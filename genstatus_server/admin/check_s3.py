@@ -60,7 +60,7 @@ def check_s3(settings: Settings, key: str | None) -> Iterator[Finding]:
         yield Finding(
             "download",
             Result.SKIPPED,
-            "signing contacts nobody",
+            "signing needs no connection",
             "--download KEY fetches a file: that alone shows rights",
         )
     else:

@@ -55,7 +55,7 @@ class Target:
 
 
 def http_options(**options: Any) -> dict[str, Any]:
-    """The arguments of httpx's clients. The token goes to nobody else, so no redirect is followed."""
+    """The arguments of httpx's clients. No redirect is followed: the token must not reach another server."""
     return {"follow_redirects": False, "headers": {"User-Agent": _USER_AGENT}, **options}
 
 
@@ -78,7 +78,7 @@ def no_reply(error: Exception, received: int = 0) -> Reply:
 
 
 class _WithoutSignature(logging.Filter):
-    """httpx logs the URL of each request; whoever has a presigned one can fetch the file."""
+    """Keep httpx from logging URLs: a presigned URL gives access to its file."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):

@@ -34,7 +34,7 @@ Document = dict[str, Any]
 DEMO_SUBMISSION_ID: Final = 1
 DEMO_FILE_TYPE: Final = "D1"
 DEMO_JOB_ID: Final = 11
-#: Waits for ever, for whoever wants to see a hold reach its deadline.
+#: Waits for ever, to show a hold that reaches its deadline.
 STUCK_SUBMISSION_ID: Final = 2
 STUCK_FILE_TYPE: Final = "D1"
 

@@ -215,7 +215,9 @@ async def in_thread(
         return result
 
     running = asyncio.wrap_future(in_daemon_thread(run))
-    running.add_done_callback(lambda done: done.cancelled() or done.exception())  # It may come when nobody waits.
+    running.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # The error may come after the caller has left.
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -76,7 +76,7 @@ class Ending(Enum):
     RELEASED = auto()
     #: Back to the end of the queue; the attempt counts.
     REQUEUED = auto()
-    #: Nothing may be written: it is somebody else's.
+    #: Nothing may be written: the job belongs to another worker.
     LOST = auto()
 
 

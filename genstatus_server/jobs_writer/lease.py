@@ -82,7 +82,7 @@ class LeaseKeeper:
         self._orders.put(False)  # noqa: FBT003 - whether to give the job back
 
     def abandon(self) -> None:
-        """Nobody can end the job any more: give it back."""
+        """Give the job back: it can no longer be ended by its block."""
         if self.is_of_this_process:
             self._orders.put(True)  # noqa: FBT003 - whether to give the job back
 

@@ -39,7 +39,7 @@ def s3_client(region: str | None = None, endpoint_url: str | None = None, **opti
     (AWS_ENDPOINT_URL_S3), it addresses buckets as paths and sends checksums only where S3 demands them. `options`
     are those of botocore's Config, such as timeouts.
     """
-    import boto3  # noqa: PLC0415 - of the extra `worker`; whoever hands in a client of their own may go without
+    import boto3  # noqa: PLC0415 - of the extra `worker`, which a caller with an own client does not need
     from botocore.config import Config  # noqa: PLC0415 - the same
 
     session = boto3.session.Session()  # Not boto3's default one, which keeps the credentials that it found first.

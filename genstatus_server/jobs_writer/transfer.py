@@ -79,7 +79,7 @@ def in_daemon_thread(function: Callable[[], T]) -> "Future[T]":
     def run() -> None:
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the result raises it
+        except BaseException as error:  # noqa: BLE001 - the caller of `result` raises it
             future.set_exception(error)
         else:
             future.set_result(result)

@@ -33,7 +33,7 @@ MAJORITY: Final = WriteConcern("majority")
 _REQUEST_TRIES: Final = 20
 #: How many jobs are looked at where validators refuse the claim of the first.
 _CANDIDATES: Final = 100
-#: Seconds for which a job that validators refuse is passed over: somebody may repair it.
+#: Seconds for which a job that the validators refuse is skipped. It may be repaired in the meantime.
 _PASS_OVER_SECONDS: Final = 600.0
 _REFUSED_BY_VALIDATOR: Final = 121
 
@@ -216,7 +216,7 @@ class JobsWriter:
         return None
 
     def _insert(self, requested: Change) -> Document | None:
-        """The first job of a file; None where somebody else was quicker, or took the id."""
+        """Insert the first job of a file. None where another program has inserted it first, or has taken the id."""
         counter = self._counters.find_one_and_update(
             *changes.next_job_id(), upsert=True, return_document=ReturnDocument.AFTER
         )
@@ -238,7 +238,7 @@ class JobsWriter:
 
 
 class Claims:
-    """The claims of one worker, whoever waits between them: `next`, and where that is None, `idle`."""
+    """The claims of one worker. Call `next`, and `idle` where that is None; the caller waits in between."""
 
     def __init__(self, writer: JobsWriter, file_types: Sequence[str] | None, poll_seconds: float) -> None:
         self.idle = Idle(writer.jobs, poll_seconds, writer.terms.lease_seconds)

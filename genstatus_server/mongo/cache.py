@@ -34,13 +34,13 @@ from genstatus_server.mongo.queries import (
 
 
 class Holds(Protocol):
-    """Who waits for documents."""
+    """The holds, which wait for documents."""
 
     def keys(self) -> Collection[Key]:
-        """Every key that somebody waits for."""
+        """The keys of all holds."""
 
     def wake(self, keys: Iterable[Key] | None) -> None:
-        """The documents of `keys` have changed, or may have; None: all of them."""
+        """Wake the holds of `keys`, whose documents have changed or may have; None: all holds."""
 
 
 class Lookup(NamedTuple):
@@ -101,19 +101,18 @@ class Read:
         self._events: dict[Hashable, ClusterTime] = {}
 
     def note(self, concerned: Iterable[Hashable], time: ClusterTime) -> None:
-        """An event of `time` concerns these keys, or these `_id`s of jobs; None: anything."""
+        """Note an event of `time` that concerns these keys or these `_id`s of jobs. None stands for everything."""
         self._events.update(dict.fromkeys(concerned, time))
 
     def is_behind(self, key: Key, job_id: Hashable, read_at: ClusterTime) -> bool:
-        """Whether an event that may concern `key` is later than the read. The change stream does not tell it again."""
+        """Whether an event that may concern `key` is later than the read. The change stream does not repeat it."""
         return any(self._events.get(each, 0) > read_at for each in (None, key, job_id))
 
 
 class DocumentCache:
-    """The documents in use. `size` bounds the documents of each collection; it must exceed what is held.
+    """The documents in use, at most `size` of each collection. `size` must be larger than what is held.
 
-    `holds` are woken, too, for a document that a read found to differ from what is cached, and for one that is pushed
-    out: no event needs to come that says so.
+    It wakes `holds` where no event does: when a read differs from what is cached, and when a document is evicted.
     """
 
     def __init__(self, size: int, freshness: Freshness, holds: Holds) -> None:
@@ -180,7 +179,7 @@ class DocumentCache:
             return
         job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
         if read.is_behind(key, ("_id", job_id), read_at):
-            self._holds.wake((key,))  # Whoever waits for it reads again.
+            self._holds.wake((key,))  # Its holds read again.
             return
         if entry is not None:
             self._holds.wake((key,))
@@ -206,7 +205,7 @@ class DocumentCache:
         return [key for key in keys if self._advance(key, event, time)]
 
     def invalidate(self, key: Key) -> None:
-        """Drop the document of `key`: whoever needs it reads it again."""
+        """Drop the document of `key`. It is read again when it is needed."""
         entry = self._entries[key[0]].pop(key[1], None)
         if entry is not None:
             self._remove_job_key(key, entry)
@@ -214,7 +213,7 @@ class DocumentCache:
     def clear(self) -> None:
         """Drop all: events may have been missed."""
         for entries in self._entries.values():
-            # Not `LRUCache.clear`, which pops one by one and would tell of each.
+            # Not `LRUCache.clear`, which would call `on_evict` for each.
             for key in tuple(entries):
                 del entries[key]
         self._job_keys.clear()
@@ -245,9 +244,9 @@ class DocumentCache:
             return self._keys_of_move(event, before)
         if event["operationType"] in ("insert", "replace"):
             after = key_of(event)
-            # The key is no plain value, such as an array: a query may find the job by several keys.
+            # Without a plain key (an array, for instance), a query may find the job by several keys.
             return None if after is None else {after, before or after}
-        # A job that is not cached may be the one that is being read.
+        # The `_id` of a job that is not cached is noted by the reads under way: see `apply`.
         return (before,) if before is not None else ()
 
     def _keys_of_move(self, event: Event, before: Key | None) -> Collection[Key] | None:
@@ -262,7 +261,7 @@ class DocumentCache:
         return after if before is None else {before, *after}
 
     def _advance(self, key: Key, event: Event, time: ClusterTime) -> bool:
-        """Apply `event` to the document of `key`. Whether whoever waits for it has to check again."""
+        """Apply `event` to the document of `key`. Returns whether its holds have to check again."""
         entry = self._entries[key[0]].get(key[1])
         if entry is None:
             return True
@@ -283,7 +282,7 @@ class DocumentCache:
         return True
 
     def _move_job(self, job_id: Hashable, key: Key) -> None:
-        """The job with this `_id` has `key`. Where it had another, nothing need say what is there now."""
+        """Note that the job with this `_id` has `key`. If it had another one, drop what is cached there."""
         before = self._job_keys.get(job_id)
         if before is not None and before != key:
             self.invalidate(before)

@@ -34,7 +34,7 @@ TOKEN_ATTEMPTS: Final = 2
 VIEW_CHECK_SECONDS: Final = 30.0
 
 _FIRST_PAUSE: Final = 0.1
-#: Seconds for which the stream must have stood for its end to be a new fault, and not the old one again.
+#: Seconds that a stream must have been open before its end counts as a new fault. Pauses begin short again then.
 _STEADY_SECONDS: Final = 5.0
 _NO_REPLICA_SET: Final = 40573
 
@@ -80,9 +80,9 @@ class ChangeStreamFollower:
         self.reached = asyncio.Event()
 
     async def follow(self) -> None:
-        """Follow the stream until cancelled, whatever happens to MongoDB, and whatever goes wrong in here."""
+        """Follow the stream until cancelled. No error of MongoDB or of this code ends it."""
         task = asyncio.current_task()
-        # Closing the stream may fail just as this is cancelled, and the error then stands for the cancellation.
+        # If closing the stream fails while this is cancelled, its error replaces the cancellation.
         while task is None or not task.cancelling():
             pause = LONGEST_PAUSE
             try:
@@ -114,7 +114,7 @@ class ChangeStreamFollower:
         )
         async with stream as opened:
             if self._resume_token is None:
-                # Nothing is awaited between the two: what is cached is dropped before it could be trusted again.
+                # Nothing is awaited between the two lines: the old cache is dropped before it could be trusted again.
                 self._freshness.start(after, requested_at)
                 await self._documents.read_again(self._holds.keys(), restart=True)
             self._set_open()
@@ -129,7 +129,7 @@ class ChangeStreamFollower:
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:
                 views_checked_at = _now()
                 await self._check_views()
-            # Whoever was woken answers first: the driver's thread would take the interpreter from them.
+            # Woken holds answer first: the thread of the next batch would compete for the interpreter.
             await asyncio.sleep(0)
 
     def _apply(self, batch: Batch) -> None:
@@ -167,12 +167,12 @@ class ChangeStreamFollower:
         self._set_state(StreamState.LIVE)
 
     async def _recover(self, error: Exception | None) -> float:
-        """After the end of a stream: log it, and read everything held all the same."""
+        """After the end of a stream: log it, and read everything that is held."""
         self._set_state(StreamState.DOWN)
         if is_logged_out(error):
             self._connection.renew()
         elif error is not None and not isinstance(error, ConnectionFailure | ServiceUnavailable | ViewFound):
-            self._resume_token = None  # Whatever it is about: behind the token it would happen again.
+            self._resume_token = None  # Behind the token, the same error would come again.
         if self._token_attempts >= TOKEN_ATTEMPTS:
             self._resume_token = None
         if self._resume_token is None:

@@ -33,8 +33,8 @@ Database = AsyncIOMotorDatabase[Document]
 
 #: Milliseconds until the driver gives up looking for a primary. The driver's 30 s would outlive every caller.
 SERVER_SELECTION_MS: Final = 2000
-#: The same for the change stream. After its server was shut down, the driver looks for that very server for as long,
-#: in vain, before it goes on with another; and who follows the stream tries again for ever.
+#: The same for the change stream. After a shutdown of its server, the driver looks for the same server for this time
+#: before it tries another one. The follower of the stream retries for ever.
 STREAM_SELECTION_MS: Final = 1000
 #: Milliseconds that one read may take in all.
 READ_MS: Final = 2500
@@ -46,14 +46,14 @@ SILENCE_MS: Final = 3000
 _REPLACED_SECONDS: Final = 5.0
 #: Documents that come in one reply of MongoDB's; its own default is 101.
 _BATCH_SIZE: Final = 10_000
-#: What MongoDB says to a connection that is logged out, or whose user or role is gone, and to a login.
+#: Error codes of MongoDB for a connection that is logged out, for a user or role that is gone, and for a failed login.
 _LOGGED_OUT: Final = frozenset({13, 18})
-#: What a MongoDB that is no replica set says to a snapshot read and to a change stream.
+#: Error codes of a MongoDB that is no replica set, for a snapshot read and for a change stream.
 _NO_REPLICA_SET: Final = frozenset({123, 40573, 20})
 _NO_TIME: Final = Timestamp(0, 0)
 
-# Whatever lies in a document must be readable: an invalid string is decoded with replacement characters, a date
-# beyond Python's range becomes a DatetimeMS. Either is then judged by `model`, and neither can stop the change stream.
+# Every document must be readable: an invalid string is decoded with replacement characters, and a date
+# beyond Python's range becomes a DatetimeMS. `model` then judges the value, and neither can stop the change stream.
 CODEC: Final[CodecOptions[Document]] = CodecOptions(
     tz_aware=True,
     unicode_decode_error_handler="replace",
@@ -62,10 +62,10 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
 
 
 def is_logged_out(error: Exception | None) -> bool:
-    """Whether MongoDB refuses the user of these connections. If that passes, it does so for new ones only."""
+    """Whether MongoDB refuses the user of these connections. New connections may be accepted."""
     if isinstance(error, OperationFailure):
         return error.code in _LOGGED_OUT
-    # The driver takes a server that has refused a login for one that is away, until its next heartbeat in up to 10 s.
+    # After a refused login, the driver treats the server as away until its next heartbeat, up to 10 s later.
     return isinstance(error, ServerSelectionTimeoutError) and "Authentication failed" in str(error)
 
 
@@ -215,8 +215,8 @@ class Connection:
         client.close()
 
     def _open(self) -> AsyncIOMotorClient[Document]:
-        # Whoever follows the stream tries again by itself, and checks what is held in between: a driver's retry only
-        # delays that. 0 is no limit for an operation as a whole.
+        # The follower of the stream retries by itself, and reads what is held in between: a retry of the driver only
+        # delays that. None is no limit for an operation as a whole.
         stream = {"socketTimeoutMS": SILENCE_MS, "retryReads": False, "timeoutMS": None}
         limits: dict[str, Any] = stream if self._for_stream else {"timeoutMS": READ_MS}
         return AsyncIOMotorClient(

@@ -20,7 +20,7 @@ class _Batch(Generic[K]):
 
     def __init__(self) -> None:
         self.keys: dict[K, None] = {}
-        #: The values, or what went wrong: an exception as a result, because nobody may be left who retrieves it.
+        #: The values, or what went wrong: an exception as a result, because all callers may have left.
         self.outcome: asyncio.Future[Mapping[K, Any] | Exception] = asyncio.get_running_loop().create_future()
 
 
@@ -55,7 +55,7 @@ class BatchLoader(Generic[K]):
         raise RuntimeError("documents could not be loaded") from outcome
 
     async def close(self) -> None:
-        """End the queries under way. Whoever waits for one gets `ServiceUnavailable`."""
+        """End the queries under way. Their callers get `ServiceUnavailable`."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

@@ -56,7 +56,7 @@ class Shutdown(asyncio.Event):
             signal.signal(each, signal.SIG_IGN)
 
     def parent_gone(self) -> None:
-        """Be set at once: whoever starts the server again needs its port."""
+        """Be set at once: a server that is started again needs the port."""
         if self.is_set():
             self._end(1)
         self.delay = 0
@@ -77,7 +77,7 @@ class Shutdown(asyncio.Event):
 
 
 def notify(state: str) -> None:
-    """Send `state`, such as `READY=1`; nothing where nobody wants to know, or nobody listens any more."""
+    """Send `state`, such as `READY=1`, to systemd. Do nothing where the server was not started by it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

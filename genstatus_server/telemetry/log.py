@@ -1,4 +1,7 @@
-"""Structured records with a stable `action`. Session tokens and presigned URLs are scrubbed, whoever logs them."""
+"""Structured records with a stable `action`.
+
+Session tokens and presigned URLs are removed from every record, also from those of libraries.
+"""
 
 import atexit
 import json
@@ -224,7 +227,7 @@ class LogWriter(Generic[R]):
         # Its lock is reentrant: a record may be written by a destructor that runs in the middle of `write`.
         #: Notified when records are added or written.
         self.changed = threading.Condition()
-        # A daemon: at exit it may hang in a pipe that nobody reads.
+        # A daemon thread: at exit it may hang in a pipe without a reader.
         threading.Thread(target=self._run, name="log", daemon=True).start()
         atexit.register(self.wait_written)
 
@@ -270,7 +273,7 @@ class LogWriter(Generic[R]):
                 dropped = self.dropped - self._said
                 self._send([self._render(self._dropped_record(dropped))])
                 self._said += dropped
-        except OSError:  # Nobody reads any more, or the disk is full.
+        except OSError:  # The reader is gone, or the disk is full.
             self._drop(len(group))
 
     def _drop(self, count: int) -> None:

@@ -105,7 +105,7 @@ class StatusChecker:
     async def sign(self, checked: StatusCheck, deadline: float) -> Urls:
         """The URLs of the files that are finished, by the loop's time `deadline`.
 
-        Raises `ServiceUnavailable`, also where nobody can tell who may have them by now.
+        Raises `ServiceUnavailable`, also where the last check failed, so that access may have ended.
         """
         if not has_finished(checked.jobs):
             return (None,) * len(checked.jobs)

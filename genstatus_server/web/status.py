@@ -174,7 +174,7 @@ class GenerationStatusHandler(HeldHandler):
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         return parse_params_of_one(query, prefer)
 
-    def settles(self, params: StatusParams) -> IsSettled:  # noqa: ARG002 - one file is settled by itself, whoever asks.
+    def settles(self, params: StatusParams) -> IsSettled:  # noqa: ARG002 - the parameters of one file say nothing else.
         return _is_settled
 
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:

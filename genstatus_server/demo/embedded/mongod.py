@@ -34,7 +34,7 @@ from genstatus_server.model.errors import StartupError
 _NOT_YET_INITIALIZED: Final = 94
 _ALREADY_INITIALIZED: Final = 23
 
-#: An oplog of 64 MB and a cache of 0.25 GB, for trying and testing. No diagnostic data: nobody would look at it.
+#: An oplog of 64 MB and a cache of 0.25 GB, for trying and testing. No diagnostic data, which is not needed.
 _ARGUMENTS: Final = (
     *("--bind_ip", "127.0.0.1", "--nounixsocket", "--quiet"),
     *("--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"),
@@ -155,7 +155,7 @@ class _Mongod:
 
 
 async def _works_in(client: AsyncMongoClient[dict[str, Any]], data: Path) -> bool:
-    # Somebody else's mongod may have taken the port before ours could: then ours is about to end.
+    # Another mongod may have taken the port first: then ours is about to end.
     try:
         options = await client.admin.command("getCmdLineOpts")
     except ConnectionFailure:

@@ -24,7 +24,7 @@ _LEFTOVER_TIMEOUT = 10.0
 
 
 class PortTaken(StartupError):
-    """Somebody else listens on the port, perhaps since a moment ago."""
+    """Another program listens on the port."""
 
 
 def last_line(output: str) -> str:
@@ -81,7 +81,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def is_listening(port: int) -> bool:
-    """Whether somebody accepts connections on `port` of 127.0.0.1."""
+    """Whether a program accepts connections on `port` of 127.0.0.1."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -152,7 +152,7 @@ async def owned_folder(folder: Path) -> AsyncIterator[int]:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make `folder`, and those above it, where it is missing; nobody else may look into it. Raises StartupError."""
+    """Create `folder` and its parents if they are missing, readable only by this user. Raises StartupError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -187,7 +187,7 @@ def save_port(folder: Path, port: int | None) -> None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens now. Somebody may a moment later: see process.PortTaken."""
+    """A free port of 127.0.0.1. Another program may take it a moment later: see process.PortTaken."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
