@@ -22,7 +22,7 @@ class Status(StrEnum):
 class Generation:
     """The server's answer about one file: the fields are those of its JSON.
 
-    `url` is a presigned URL, good for about a minute, or "#". Everyone who has it can fetch the file, so `repr` leaves it
+    `url` is a presigned URL, good for about a minute, or "#". It gives access to the file, so `repr` leaves it
     out. `size` is in bytes. `start` and `end` are `MM/DD/YYYY`, None for the file types E and F; `generated_at` is
     `MM/DD/YYYY HH:mm:ss` in UTC.
     """
