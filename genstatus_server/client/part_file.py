@@ -68,7 +68,7 @@ class Output(ABC):
 class PartFile(Output):
     """What comes is written beside `path` and renamed when it is complete; whatever else happens, it is removed.
 
-    Raises OSError where nothing can be written there, or where what is there is no ordinary file. The file gets
+    Raises OSError if the path cannot be written, or is not an ordinary file. The file gets
     the mode that any new file gets.
     """
 
@@ -76,7 +76,7 @@ class PartFile(Output):
         super().__init__(on_progress)
         self.path = Path(path)
         _check_replaceable(self.path)
-        # Of a length of its own: that of `path` may be the longest that there is.
+        # Its name does not depend on the length of `path`, which may have the longest name that is allowed.
         self._part = self.path.with_name(f".genstatus-{secrets.token_hex(4)}.part")
         self._file: BinaryIO = self._part.open("xb")
 

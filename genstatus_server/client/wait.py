@@ -129,7 +129,7 @@ class Display(Protocol):
         """The waiting goes on."""
 
     def settled(self, generation: Generation) -> None:
-        """The waiting is over."""
+        """The end of the wait."""
 
     def progress(self, received: int, total: int | None) -> None:
         """The download goes on; sizes are in bytes."""

@@ -1,7 +1,6 @@
 """The registry of holds: who waits for which keys, and waking them. Pure asyncio.
 
-A wake sets a flag and is not only a notification: one that comes while a hold checks is not lost, because the wait that
-follows is over at once.
+A wake sets a flag. So a wake that comes during a check is not lost: the wait that follows ends at once.
 """
 
 import asyncio

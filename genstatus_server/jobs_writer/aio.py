@@ -94,7 +94,7 @@ class AsyncJobHandle(JobFacts):
     async def __aenter__(self) -> Self:
         try:
             await self.start()
-        except asyncio.CancelledError as error:  # The thread may have started it all the same.
+        except asyncio.CancelledError as error:  # The thread may have started it nevertheless.
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
         return self

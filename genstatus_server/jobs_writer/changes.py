@@ -43,7 +43,7 @@ class Lease:
 
 
 class File(NamedTuple):
-    """Where a file lies in S3. `bucket` is None for the one that the server is configured with."""
+    """The place of a file in S3. `bucket` is None for the one that the server is configured with."""
 
     bucket: str | None
     key: str
@@ -83,7 +83,7 @@ def next_job_id() -> Change:
 
 
 def raise_job_id(highest: int) -> Change:
-    """The counter starts behind the jobs that are there already."""
+    """The counter starts behind the existing jobs."""
     return Change(_NEW_JOB_ID, {"$max": {"last": highest}})
 
 

@@ -232,7 +232,7 @@ class JobHandle(JobFacts):
         report(JobEvent(kind, *facts, seconds, size), self._tools.on_event)
 
     def _place_of(self, source: object, bucket: str | None, key: str | None) -> File:
-        """Where a file goes. Every attempt has a place of its own: a worker that comes late overwrites nothing."""
+        """Where a file goes. Every attempt has its own place, so that a late worker overwrites nothing."""
         suffix = PurePath(source).suffix if isinstance(source, str | os.PathLike) else ""
         own = f"{self.submission_id}/{self._lease.token}/{self.file_type}{suffix or '.csv'}"
         bucket = bucket or self._tools.terms.bucket

@@ -26,7 +26,7 @@ _RETRY_PAUSE: Final = 0.2
 
 
 class LeaseKeeper:
-    """Holds one job for the process that claimed it, by a heartbeat in a thread of its own.
+    """Holds one job for the process that claimed it, by a heartbeat in a separate thread.
 
     The lease counts from the beginning of the last request that MongoDB acknowledged, on this process's own monotonic
     clock: so a worker that is cut off knows that it has lost the job. `claimed_at` is that of the claim.

@@ -73,7 +73,7 @@ def upload(  # noqa: PLR0913 - options, by keyword
 
 
 def in_daemon_thread(function: Callable[[], T]) -> "Future[T]":
-    """Call `function` in a thread of its own, which does not keep the program from ending."""
+    """Call `function` in a separate thread, which does not keep the program from ending."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -1,7 +1,7 @@
-"""What a job document is, its public status, and when it is settled. Pure: it imports nothing of ours.
+"""What a job document means, its public status, and when it is settled. Pure: it imports no other module of ours.
 
-`job_from_document` takes whatever lies in the `jobs` collection, however wrong, and gives a `Job` that can be
-answered. What it could not make sense of stands in `Job.problems`, for the log.
+`job_from_document` accepts any document of the `jobs` collection, also a wrong one, and returns a `Job` that can be
+answered. `Job.problems` lists what is wrong, for the log.
 """
 
 import re

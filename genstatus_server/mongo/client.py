@@ -38,7 +38,7 @@ SERVER_SELECTION_MS: Final = 2000
 STREAM_SELECTION_MS: Final = 1000
 #: Milliseconds that one read may take in all.
 READ_MS: Final = 2500
-#: Milliseconds after which an idle change stream answers all the same: the heartbeat.
+#: Milliseconds after which an idle change stream sends an empty answer: the heartbeat.
 HEARTBEAT_MS: Final = 700
 #: Milliseconds without any byte on the change stream's connection that mean it is dead. More than a heartbeat.
 SILENCE_MS: Final = 3000
@@ -202,7 +202,7 @@ class Connection:
         if resume_token is None:
             # A start time is inclusive, and the event at `after` may be one that no stream can deliver.
             start = {"start_at_operation_time": Timestamp(after >> 32, (after & 0xFFFFFFFF) + 1)}
-        # A thread of its own: those of the loop's executor may all be busy, with name look-ups for instance.
+        # A separate thread: those of the loop's executor may all be busy, with name look-ups for instance.
         thread = ThreadPoolExecutor(1, "change stream")
         try:
             async with self.database.watch(list(pipeline), max_await_time_ms=HEARTBEAT_MS, **start) as stream:

@@ -11,7 +11,7 @@ from genstatus_server.model.errors import ServiceUnavailable
 
 K = TypeVar("K", bound=Hashable)
 
-#: Queries under way at the same time. The second one is there so that a slow query does not hold everybody up.
+#: Queries under way at the same time. With two, a slow query does not delay all other loads.
 _CONCURRENCY: Final = 2
 
 
@@ -44,7 +44,7 @@ class BatchLoader(Generic[K]):
         Raises `ServiceUnavailable`, at the loop's time `deadline` at the latest.
         """
         batch = self._join(keys)
-        # `asyncio.wait` leaves the future alone when its time is over: others wait for it, too.
+        # At its time-out, `asyncio.wait` does not cancel the future, which other callers wait for.
         await asyncio.wait((batch.outcome,), timeout=deadline - asyncio.get_running_loop().time())
         outcome = batch.outcome.result() if batch.outcome.done() else TimeoutError("no answer in time")
         if not isinstance(outcome, Exception):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Buckets whose place is cached; they come out of job documents.
 _MOST_BUCKETS: Final = 1000
 _SAMPLE_KEY: Final = "sample"
-#: For the client: it sends nothing, and signs nothing but the samples.
+#: For the client, which sends nothing and signs only the samples.
 _NO_KEY: Final = "none"
 
 
@@ -89,7 +89,7 @@ async def open_signer(
             session = get_session()
             style = await _resolve_style(session, addressing_style, region, endpoint_url)
             client = await stack.enter_async_context(_s3_client(session, region, endpoint_url, style))
-        except Exception as error:  # botocore raises what it comes to: of its own, ValueError, TypeError, KeyError.
+        except Exception as error:  # botocore raises its own errors, ValueError, TypeError and KeyError.
             raise StartupError(f"AWS configuration: {' '.join(str(error).split())}") from error
         if not (region or session.get_config_variable("region")):
             log.warning("s3_region_missing", hint="set s3_region; URLs are signed for us-east-1")

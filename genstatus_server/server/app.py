@@ -75,7 +75,7 @@ async def open_services(
     uri, name = settings.mongodb_uri or "", settings.mongodb_database
     metrics, holds, freshness = Metrics(), HoldRegistry[Key](), Freshness()
     connection = _open(stack, Connection(uri, name))
-    # The change stream has a client of its own: what slows reads down must not slow it down, and the other way round.
+    # The change stream has its own client, so that slow reads do not delay it, and it does not delay reads.
     stream_connection = _open(stack, Connection(uri, name, for_stream=True))
     presigner = await stack.enter_async_context(
         open_presigner(
@@ -170,9 +170,9 @@ async def run_app(
 
 
 def _spare_the_garbage_collector() -> None:
-    """Have it leave alone what is there for good, and look rarely at the rest.
+    """Exclude the objects that exist now from garbage collection, and collect the others rarely.
 
-    Holds come and go in thousands, without cycles: to look through all of them each time takes longer than the answers.
+    Thousands of holds come and go without reference cycles. Checking all of them takes longer than answering them.
     """
     gc.freeze()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)

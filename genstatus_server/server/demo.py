@@ -94,7 +94,7 @@ def write_worker_file(path: Path, environment: Mapping[str, str]) -> None:
 
 @asynccontextmanager
 async def _sample_worker(settings: Settings, storage: Storage) -> AsyncIterator[None]:
-    """The worker, in a process of its own as a real one would be. It ends when its stdin does, so it needs no guard."""
+    """The worker, in a separate process like a real one. It ends when its stdin does, so it needs no guard."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "genstatus_server.demo.worker"),
         env=os.environ | worker_environment(settings, storage),

@@ -130,7 +130,7 @@ class _Family:
 
     async def _start(self, channel_end: socket.socket) -> Process:
         descriptors = [channel_end.fileno(), *self._listening]
-        # A session of its own: Ctrl-C in the terminal reaches the parent, and only the parent tells the children.
+        # In a new session: Ctrl-C in the terminal reaches only the parent, which stops the children.
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "genstatus_server", "serve"),
             env=self._environment | {INHERITED: ",".join(map(str, descriptors))},

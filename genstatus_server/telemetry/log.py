@@ -202,7 +202,7 @@ _writer: "LogWriter[Record] | None" = None
 
 
 class LogWriter(Generic[R]):
-    """Writes log records on a file descriptor, in a thread of its own: `write` never blocks.
+    """Writes log records to a file descriptor, in a separate thread. `write` never blocks.
 
     In the thread, `render` makes a text of a record, and `join` one of several texts. A record that finds no room, or
     cannot be rendered or written, is dropped and counted. Once writing works again, the record that `dropped_record`

@@ -215,7 +215,7 @@ def retry_after(result: HoldResult | None) -> str:
     """The seconds after an answer without a settled job. `result` is why a hold ended; None where there was none."""
     if result is None:
         return _POLL_SECONDS
-    if result is HoldResult.DRAINING:  # Another server, or this one started again, is there in a moment.
+    if result is HoldResult.DRAINING:  # Another server, or a new process of this one, answers in a moment.
         return spread(1, 5)
     return spread(5, 15) if result is HoldResult.SHED else _DEADLINE_SECONDS
 

@@ -122,5 +122,5 @@ class StatusChecker:
 
 
 def has_finished(jobs: Sequence[Job]) -> bool:
-    """Whether a file is there to be signed for."""
+    """Whether one of `jobs` has a file to sign a URL for."""
     return GenerationStatus.FINISHED in [job.generation_status for job in jobs]

@@ -91,7 +91,7 @@ async def is_listening(port: int) -> bool:
 
 
 async def _start_guard(program: Program) -> Process:
-    # A session of its own: Ctrl-C in the terminal must not reach the program before the server has drained.
+    # In a new session, so that Ctrl-C in the terminal does not reach the program before the server has drained.
     # Isolated and without site: nothing of the environment's Python settings, and a start in 15 ms.
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", str(_GUARD), "--", *program.command),

@@ -68,7 +68,7 @@ def _add_path(spec: APISpec, path: str, name: str, answers: Mapping[str, Object]
         "head": {"operationId": f"{name}_head", **request, "responses": bodiless},
         "options": {"operationId": f"{name}_options", **_preflight(request, answers)},
     }
-    # apispec resolves what is in them in place, so each is a copy of its own.
+    # apispec changes them in place, so each is a copy.
     spec.path(path, operations={method: deepcopy(operation) for method, operation in methods.items()})
 
 

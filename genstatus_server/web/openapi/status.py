@@ -38,7 +38,7 @@ _REQUEST: Final[Object] = {
     "parameters": [{"in": "query", "schema": GenerationStatusQuery}, *REQUEST_HEADERS],
 }
 
-#: Of a 200: the keys that are there for every file type.
+#: The keys of a 200 for every file type.
 ANSWER_RULES: Final[Object] = {
     "required": ["job_id", "status", "file_type", "url", "size", "message", "generated_at"],
 }
