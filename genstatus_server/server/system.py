@@ -199,7 +199,7 @@ def _bind(settings: Settings) -> list[socket.socket]:
 
 
 def _bind_path(path: str) -> socket.socket:
-    """A Unix socket at this path, which replaces the file of a server that has ended. The umask says who may connect."""
+    """A Unix socket at this path. It replaces the file of a server that has ended. The umask says who may connect."""
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(path) == 0:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
