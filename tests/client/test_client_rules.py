@@ -99,7 +99,7 @@ class Script:
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "invalid"])
-def test_a_settled_answer_ends_it(status: str) -> None:
+def test_rules_end_at_a_settled_answer(status: str) -> None:
     script = Script([answer(status)])
     assert script.wait().status == status
     assert script.steps == [Ask(25.0, 35.0)]
@@ -133,7 +133,7 @@ def test_a_settled_answer_ends_it(status: str) -> None:
         pytest.param(reply(429, b"", retry_after="1" + "0" * 400), 86400.0, id="a day at the most"),
     ],
 )
-def test_the_pause_after_an_answer(first: Reply, seconds: float) -> None:
+def test_rules_pause_after_an_answer(first: Reply, seconds: float) -> None:
     script = Script([first, answer("finished")])
     assert script.wait().status is Status.FINISHED
     assert script.slept == [pytest.approx(seconds)]
@@ -153,7 +153,7 @@ def test_backoff_is_full_jitter_and_bounded(jitter: float) -> None:
     assert len(script.asked) == 9
 
 
-def test_an_answer_ends_the_backoff() -> None:
+def test_rules_end_the_backoff_after_an_answer() -> None:
     script = Script([NO_REPLY, NO_REPLY, DEADLINE, NO_REPLY, answer("finished")])
     script.wait()
     assert script.slept == [2, 4, 1, 2]
@@ -175,7 +175,7 @@ def test_refusals_end_it(status: int) -> None:
     assert refused.errors == {"submission_id": ["no"]}
 
 
-def test_a_refusal_in_another_language_still_says_something() -> None:
+def test_rules_report_a_refusal_that_is_no_json() -> None:
     with pytest.raises(GenerationRefused, match="HTTP 403"):
         Script([reply(403, b"<html>blocked</html>")]).wait()
 
@@ -189,7 +189,7 @@ def test_a_refusal_in_another_language_still_says_something() -> None:
         (0.4, [0.0], [0.4]),
     ],
 )
-def test_the_last_hold_fits_the_time(timeout: float | None, holds: list[float], limits: list[float]) -> None:
+def test_rules_fit_the_last_hold_into_the_time(timeout: float | None, holds: list[float], limits: list[float]) -> None:
     script = Script([(25.0, DEADLINE), (25.0, DEADLINE), (7.5, answer("finished"))])
     if timeout != 60.0:
         script.replies = [answer("finished")]
@@ -200,7 +200,7 @@ def test_the_last_hold_fits_the_time(timeout: float | None, holds: list[float], 
 
 @pytest.mark.parametrize("every", [NO_REPLY, DEADLINE, SHED, (1e9, DEADLINE)])
 @pytest.mark.parametrize("timeout", [0.3, 3.0, 100.0])
-def test_the_time_is_kept_and_the_questions_are_bounded(every: Reply, timeout: float) -> None:
+def test_rules_keep_the_time_and_bound_the_requests(every: Reply, timeout: float) -> None:
     script = Script([every], jitter=0.0)
     with pytest.raises(WaitTimedOut, match=f"no result within {timeout}") as caught:
         script.wait(timeout=timeout)
@@ -232,7 +232,7 @@ def asked_in_an_hour(reply: Reply, seconds: Callable[[float], float]) -> list[in
     return counts
 
 
-def test_the_counts_in_the_documentation() -> None:
+def test_rules_agree_with_the_counts_in_the_documentation() -> None:
     held = asked_in_an_hour(DEADLINE, lambda jitter: 25 * (1 - jitter / 16))
     assert max(held) <= 148
     refused = asked_in_an_hour(NO_REPLY, lambda _: 0.0)
@@ -257,14 +257,14 @@ def test_updates_tell_what_happens() -> None:
     assert script.updates[-1].generation is failed
 
 
-def test_the_first_question_may_be_without_a_hold() -> None:
+def test_rules_may_begin_without_a_hold() -> None:
     script = Script([SHED, DEADLINE, answer("finished")])
     script.wait(ask_first=True)
     assert script.steps == [Ask(0.0, 10.0), Sleep(1.0), Ask(25.0, 35.0), Sleep(1.0), Ask(25.0, 35.0)]
     assert script.updates[1].generation is not None
 
 
-def test_a_check_asks_once() -> None:
+def test_check_sends_one_request() -> None:
     script = Script([DEADLINE])
     assert script.run(rules.check(10.0)).status is Status.WAITING
     assert script.steps == [Ask(0.0, 10.0)]
@@ -296,7 +296,7 @@ def test_downloads(replies: list[Reply], asked: int, fetched: int, slept: list[f
     assert (len(script.asked), script.fetched, script.slept) == (asked, fetched, slept)
 
 
-def test_a_known_answer_saves_the_question() -> None:
+def test_rules_reuse_a_known_answer() -> None:
     script = Script([FETCHED])
     assert script.download(generation=GENERATION) is GENERATION
     assert script.asked == []
@@ -323,7 +323,7 @@ def test_downloads_that_fail(replies: list[Reply], why: str, fetched: int) -> No
     assert script.fetched == fetched
 
 
-def test_a_download_keeps_to_its_time() -> None:
+def test_download_keeps_to_its_time() -> None:
     script = Script([(1e9, NO_REPLY)])
     with pytest.raises(WaitTimedOut, match=r"not downloaded within 20"):
         script.download(generation=GENERATION, timeout=20)
@@ -351,7 +351,7 @@ def test_tokens_that_cannot_be_used(token: str) -> None:
     assert token not in str(caught.value) or not token
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_download_creates_the_file_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "D1.csv"
     path.write_bytes(b"old")
     told: list[tuple[int, int | None]] = []
@@ -368,7 +368,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_download_that_gets_further_is_not_given_up() -> None:
+def test_download_continues_while_it_progresses() -> None:
     replies = [reply for count in range(1, 9) for reply in (Reply(error="cut", received=count), answer("finished"))]
     script = Script([*replies, FETCHED])
     script.download(generation=GENERATION)
@@ -390,7 +390,7 @@ TAG = {"etag": '"a"'}
         (403, {}, "HTTP 403", None),
     ],
 )
-def test_a_download_goes_on_with_the_same_file_only(
+def test_download_resumes_the_same_file_only(
     tmp_path: Path, status: int, headers: dict[str, str], why: str, content: bytes | None
 ) -> None:
     part = PartFile(tmp_path / "D1.csv")
@@ -408,7 +408,7 @@ def test_a_download_goes_on_with_the_same_file_only(
 
 
 @pytest.mark.parametrize("headers", [{}, {"etag": 'W/"a"'}])
-def test_a_file_without_a_strong_tag_is_begun_anew(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_download_restarts_without_a_strong_tag(tmp_path: Path, headers: dict[str, str]) -> None:
     part = PartFile(tmp_path / "D1.csv")
     part.accept(200, headers, 6)
     part.write(b"abc")
@@ -416,7 +416,7 @@ def test_a_file_without_a_strong_tag_is_begun_anew(tmp_path: Path, headers: dict
     part.close()
 
 
-def test_what_a_stream_has_is_not_written_twice() -> None:
+def test_download_writes_no_byte_of_a_stream_twice() -> None:
     stream = io.BytesIO()
     output = StreamOutput(stream, lambda *_: None)
     for chunks in ((b"ab", b"c"), (b"a", b"bcd"), (b"abcdef",)):
@@ -437,12 +437,12 @@ def test_paths_that_would_be_replaced_are_refused(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+def test_part_file_accepts_the_longest_name(tmp_path: Path) -> None:
     part = PartFile(tmp_path / ("x" * 255))
     assert part.keep().name == "x" * 255
 
 
-def test_a_file_that_is_not_kept_leaves_nothing(tmp_path: Path) -> None:
+def test_part_file_leaves_nothing_where_it_is_not_kept(tmp_path: Path) -> None:
     part = PartFile(tmp_path / "D1.csv", lambda *_: None)
     assert not part.accept(200, {}, None)
     part.write(b"half")

@@ -75,14 +75,14 @@ def test_second_start_finds_its_data_in_a_folder_with_spaces(tmp_path: Path) -> 
     assert processes_in(folder) == []
 
 
-def test_only_the_owner_may_read_the_folder_and_the_keys(tmp_path: Path) -> None:
+def test_embedded_folder_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     start_and_stop(folder, mongodb=False)
     for path, mode in ((folder, 0o700), (folder / "s3", 0o700), (folder / "s3-keys.json", 0o600)):
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_what_is_not_asked_for_is_not_started(tmp_path: Path) -> None:
+def test_embedded_starts_only_what_is_requested(tmp_path: Path) -> None:
     services = start_and_stop(tmp_path / "data", mongodb=False, s3=False)
     assert (services.mongodb_uri, services.s3_endpoint_url) == (None, None)
 
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_a_start_at_once(tmp_path: Path, command: str) -> None:
         wait_until(lambda: not processes_in(folder))
 
 
-def test_a_guard_killed_with_9_takes_its_program_with_it(tmp_path: Path) -> None:
+def test_guard_that_is_killed_ends_its_program(tmp_path: Path) -> None:
     with another_server(tmp_path):
         guards = [pid for pid in processes_in(tmp_path, program="python") if b"guard.py" in command_line(pid)]
         assert len(guards) == 2
@@ -141,7 +141,7 @@ def command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_one_that_cannot_start_takes_the_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_program_that_cannot_start_ends_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "find_rclone", lambda: Path("/bin/false"))
     with pytest.raises(StartupError, match="The embedded S3 ended with status 1 while starting: it said nothing"):
         start_and_stop(tmp_path)
@@ -155,7 +155,7 @@ def test_damaged_keys_are_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blocked", [".", "s3-keys.json", "s3/server.lock", "s3"])
-def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path, blocked: str) -> None:
+def test_embedded_reports_an_unusable_folder_in_one_line(tmp_path: Path, blocked: str) -> None:
     folder = tmp_path / "data"
     obstacle = folder / blocked
     if blocked in {".", "s3"}:
@@ -197,7 +197,7 @@ def test_mongod_killed_with_9_finds_its_data(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_start_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
+def test_embedded_mongod_repairs_an_interrupted_start(tmp_path: Path) -> None:
     """Killed before the set was made: there are data files, and no configuration in them."""
 
     async def run() -> None:
@@ -208,7 +208,7 @@ def test_a_start_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_fixed_port_is_used_or_is_an_error(tmp_path: Path) -> None:
+def test_embedded_uses_a_fixed_port_or_fails(tmp_path: Path) -> None:
     port = free_port()
 
     async def run() -> str:
@@ -220,7 +220,7 @@ def test_a_fixed_port_is_used_or_is_an_error(tmp_path: Path) -> None:
         asyncio.run(run())
 
 
-def test_a_standalone_and_one_that_others_make_a_set_of(tmp_path: Path) -> None:
+def test_embedded_mongod_starts_without_a_replica_set(tmp_path: Path) -> None:
     async def run() -> None:
         async with (
             running_mongod(tmp_path / "standalone", replica_set=None) as standalone,
@@ -236,7 +236,7 @@ def test_a_standalone_and_one_that_others_make_a_set_of(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_what_mongod_says_of_its_early_end(tmp_path: Path) -> None:
+def test_embedded_reports_why_mongod_ended_early(tmp_path: Path) -> None:
     async def run() -> None:
         async with running_mongod(tmp_path, extra_args=["--setParameter", "noSuchThing=1"]):
             pass
@@ -247,7 +247,7 @@ def test_what_mongod_says_of_its_early_end(tmp_path: Path) -> None:
         asyncio.run(run())
 
 
-def test_a_damaged_data_folder_is_one_line(tmp_path: Path) -> None:
+def test_embedded_reports_a_damaged_folder_in_one_line(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "WiredTiger").write_text("nonsense")
@@ -292,7 +292,7 @@ def fake_mongod(folder: Path, script: str) -> Path:
         ("exit 3", "ended with status 3"),
     ],
 )
-def test_a_mongod_that_does_not_run_here(no_wheel: Path, script: str, message: str) -> None:
+def test_embedded_reports_a_mongod_that_does_not_run(no_wheel: Path, script: str, message: str) -> None:
     fake_mongod(no_wheel, script)
     with pytest.raises(StartupError, match=message) as error:
         mongod.find_mongod()
@@ -300,7 +300,7 @@ def test_a_mongod_that_does_not_run_here(no_wheel: Path, script: str, message: s
     assert "\n" not in str(error.value)
 
 
-def test_a_mongod_on_path_that_runs(no_wheel: Path) -> None:
+def test_embedded_takes_a_mongod_on_the_path(no_wheel: Path) -> None:
     path = fake_mongod(no_wheel, "exit 0")
     assert mongod.find_mongod() == path
 
@@ -311,14 +311,14 @@ def test_ctrl_c_is_not_reported_as_a_broken_mongod(no_wheel: Path) -> None:
     assert mongod.find_mongod() == path
 
 
-def test_the_run_bit_is_set(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_makes_the_program_executable(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fake_mongod(no_wheel, "exit 0")
     path.chmod(0o644)
     monkeypatch.setattr(mongod, "_candidates", lambda: [path])
     assert mongod.find_mongod() == path
 
 
-def test_a_mongod_that_cannot_be_run_or_hangs(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_passes_over_a_mongod_that_fails_or_hangs(no_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (no_wheel / "mongod").write_bytes(b"\x7fELF no program")
     (no_wheel / "mongod").chmod(0o755)
     with pytest.raises(StartupError, match=r"Cannot run .*mongod"):
@@ -337,7 +337,7 @@ def test_a_mongod_that_cannot_be_run_or_hangs(no_wheel: Path, monkeypatch: pytes
     ],
 )
 @pytest.mark.usefixtures("no_wheel")
-def test_no_mongod_at_all(monkeypatch: pytest.MonkeyPatch, machine: str, message: str) -> None:
+def test_embedded_reports_a_missing_mongod(monkeypatch: pytest.MonkeyPatch, machine: str, message: str) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     with pytest.raises(StartupError, match=message):
         mongod.find_mongod()
@@ -346,7 +346,7 @@ def test_no_mongod_at_all(monkeypatch: pytest.MonkeyPatch, machine: str, message
 # S3
 
 
-def test_no_rclone_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_reports_a_missing_rclone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(StartupError, match=r"The embedded S3 is not installed: pip install"):
         s3.find_rclone()
@@ -367,7 +367,7 @@ def test_s3_on_another_port_where_the_last_one_is_taken(tmp_path: Path) -> None:
 # Programs, folders and the guard
 
 
-def test_a_port_that_is_snatched_away_is_tried_again_elsewhere() -> None:
+def test_embedded_tries_another_port_where_one_is_taken() -> None:
     tried: list[int] = []
 
     @asynccontextmanager
@@ -389,7 +389,7 @@ def test_a_port_that_is_snatched_away_is_tried_again_elsewhere() -> None:
         asyncio.run(run())
 
 
-def test_a_program_that_does_not_get_ready_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_reports_a_program_that_is_not_ready_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_READY_TIMEOUT", 0.05)
 
     async def run() -> None:
@@ -400,7 +400,7 @@ def test_a_program_that_does_not_get_ready_in_time(monkeypatch: pytest.MonkeyPat
         asyncio.run(run())
 
 
-def test_a_folder_that_a_leftover_program_does_not_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_reports_a_folder_that_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genstatus_server.demo.embedded.process._LEFTOVER_TIMEOUT", 0.05)
 
     async def use(work: Callable[[int], None]) -> None:
@@ -416,7 +416,7 @@ def test_a_folder_that_a_leftover_program_does_not_let_go(tmp_path: Path, monkey
     asyncio.run(use(lambda _: None))
 
 
-def test_the_port_of_last_time(tmp_path: Path) -> None:
+def test_embedded_uses_the_port_of_last_time(tmp_path: Path) -> None:
     assert choose_port(tmp_path, 1234) == 1234
     for text in ("nonsense", "99999999", ""):
         (tmp_path / "port").write_text(text)

@@ -56,20 +56,20 @@ class Documents:
         raise NotImplementedError
 
 
-def test_a_token_is_known_by_its_hash_alone() -> None:
+def test_log_in_uses_the_hash_of_a_token() -> None:
     assert hash_token(TOKEN) == HASH
     login = log_in(Documents(), HASH)
     assert (login.user, login.token_hash) == (OWNER, HASH)
     assert 3590 < login.expires_in() <= 3600
 
 
-def test_no_token_is_no_login() -> None:
+def test_log_in_refuses_an_empty_token() -> None:
     with pytest.raises(LoginRequired):
         hash_token("")
 
 
 @pytest.mark.parametrize("token", ["A TOKEN", "a token ", HASH, "a tokén"])
-def test_another_token_is_no_login(token: str) -> None:
+def test_log_in_refuses_another_token(token: str) -> None:
     with pytest.raises(LoginRequired):
         log_in(Documents(), hash_token(token))
 
@@ -84,7 +84,7 @@ def test_another_token_is_no_login(token: str) -> None:
     ],
     ids=["no session", "an expired one", "another's", "no user"],
 )
-def test_who_is_not_logged_in(documents: Callable[[], Documents]) -> None:
+def test_log_in_refuses_without_session_or_user(documents: Callable[[], Documents]) -> None:
     with pytest.raises(LoginRequired):
         log_in(documents(), HASH)
 
@@ -104,7 +104,7 @@ def test_session_is_over_at_the_moment_it_expires(monkeypatch: pytest.MonkeyPatc
     assert log_in(Documents(login=LoginSession(11, moment + timedelta(milliseconds=1))), HASH).user is OWNER
 
 
-def test_of_an_expired_session_the_user_is_not_read() -> None:
+def test_log_in_does_not_read_the_user_of_an_expired_session() -> None:
     documents = Documents(login=LoginSession(11, in_future(-1)))
     with pytest.raises(LoginRequired):
         log_in(documents, HASH)
@@ -117,7 +117,7 @@ def user(user_id: int = 15, *, admin: bool = False, cgac: str = "", frec: str = 
 
 
 @pytest.mark.parametrize("person", [user(11), user(admin=True), user(cgac="097"), user(frec="1601")])
-def test_who_may_view(person: User) -> None:
+def test_check_access_admits_owner_admin_and_agency(person: User) -> None:
     check_access(Documents(), person, 1)
 
 
@@ -132,7 +132,7 @@ def test_who_may_view(person: User) -> None:
         (user(cgac="097"), Submission(11, None, "097")),
     ],
 )
-def test_who_may_not_view(person: User, submission: Submission) -> None:
+def test_check_access_refuses_all_others(person: User, submission: Submission) -> None:
     with pytest.raises(AccessDenied):
         check_access(Documents(document=submission), person, 1)
 

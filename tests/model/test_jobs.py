@@ -96,14 +96,14 @@ def status_of(job_status: str | None, upload_status: str | None, key: str | None
     return next((status for jobs, uploads, status in TABLE if job_status in jobs and upload_status in uploads), None)
 
 
-def test_no_document_is_invalid() -> None:
+def test_job_without_a_document_is_invalid() -> None:
     assert job_from_document(None) is NO_JOB
     assert Job(job_id=None, generation_status=GenerationStatus.INVALID) == NO_JOB
     assert NO_JOB.is_settled
 
 
 @pytest.mark.parametrize("job_status", JOB_STATUSES)
-def test_every_combination_of_the_table(job_status: str | None) -> None:
+def test_job_has_the_status_of_the_table(job_status: str | None) -> None:
     for upload_status, key in itertools.product(UPLOAD_STATUSES, KEYS):
         expected = status_of(job_status, upload_status, key)
         assert generation_status(job_status, upload_status, has_key=bool(key)) == expected
@@ -119,17 +119,17 @@ def test_every_combination_of_the_table(job_status: str | None) -> None:
     [("ready", "invalid"), ("waiting", "waiting"), ("running", "waiting"), ("finished", "waiting"),
      ("invalid", "failed"), ("failed", "failed"), ("done", "failed")],
 )  # fmt: skip
-def test_an_upload_that_is_absent(upload: Mapping[str, Any], job_status: str, expected: str) -> None:
+def test_job_without_an_upload_has_a_status(upload: Mapping[str, Any], job_status: str, expected: str) -> None:
     assert job_from_document({"_id": 1, "status": job_status, **upload}).generation_status == expected
 
 
-def test_a_document_without_anything_is_failed() -> None:
+def test_job_of_an_empty_document_is_failed() -> None:
     job = job_from_document({})
     assert (job.generation_status, job.message, job.job_id) == ("failed", DEFAULT_FAILURE, None)
     assert job.problems
 
 
-def test_a_finished_job_has_everything() -> None:
+def test_finished_job_has_every_field() -> None:
     assert job_from_document(FINISHED) == Job(
         job_id=1234,
         generation_status=GenerationStatus.FINISHED,
@@ -147,18 +147,18 @@ def test_a_finished_job_has_everything() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WRONG if name not in ("status", "upload", "upload.status")])
-def test_null_is_absent(name: str) -> None:
+def test_job_takes_null_for_absent(name: str) -> None:
     job = job_from_document(with_field(FINISHED, name, None))
     assert job.generation_status == ("failed" if name == "upload.key" else "finished")
 
 
-def test_fields_that_nobody_knows_are_ignored() -> None:
+def test_job_ignores_unknown_fields() -> None:
     extra = with_field({**FINISHED, "worker": {"host": 1}}, "upload.etag", [1])
     assert job_from_document(extra) == job_from_document(FINISHED)
 
 
 @pytest.mark.parametrize("number", [7, 7.0, Int64(7)])
-def test_a_whole_double_is_an_integer(number: float) -> None:
+def test_job_takes_a_whole_double_for_an_integer(number: float) -> None:
     job = job_from_document({**FINISHED, "_id": number, "submission_id": number, "size": number})
     assert (job.job_id, job.size, job.problems) == (7, 7, ())
     assert type(job.job_id) is type(job.size) is int
@@ -188,13 +188,13 @@ def test_jobs_of_different_files_differ_in_their_hash() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 0.0, -0.0, 2**62])
-def test_a_size_may_be_anything_from_nothing(size: float) -> None:
+def test_job_accepts_every_size_from_zero(size: float) -> None:
     job = job_from_document({**FINISHED, "size": size})
     assert (job.size, job.problems) == (size, ())
 
 
 @pytest.mark.parametrize("size", [-1, -1.0, -(2**63)])
-def test_a_negative_size_is_a_problem(size: float) -> None:
+def test_job_reports_a_negative_size(size: float) -> None:
     job = job_from_document({**FINISHED, "size": size})
     assert (job.generation_status, job.size, job.problems) == ("failed", None, ("size is negative",))
 
@@ -230,13 +230,13 @@ def test_bucket_that_cannot_be_signed_for_is_a_problem(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("bucket", ["", None])
-def test_no_bucket_is_the_configured_one(bucket: str | None) -> None:
+def test_job_without_a_bucket_has_none(bucket: str | None) -> None:
     job = job_from_document(with_field(FINISHED, "upload.bucket", bucket))
     assert (job.generation_status, job.bucket) == ("finished", None)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_type_in_any_field_is_failed(name: str) -> None:
+def test_job_with_a_wrong_type_is_failed(name: str) -> None:
     for value in WRONG[name]:
         job = job_from_document(with_field(FINISHED, name, value))
         assert job.generation_status == "failed", value
@@ -247,12 +247,12 @@ def test_a_wrong_type_in_any_field_is_failed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["upload.status", "upload.bucket", "size", "message", "updated_at"])
 @pytest.mark.parametrize("job_status", ["ready", "waiting", "running"])
-def test_a_wrong_type_fails_a_job_in_any_status(name: str, job_status: str) -> None:
+def test_job_with_a_wrong_type_is_failed_in_any_status(name: str, job_status: str) -> None:
     job = job_from_document(with_field({**FINISHED, "status": job_status}, name, [None]))
     assert job.generation_status == "failed"
 
 
-def test_every_problem_is_told() -> None:
+def test_job_reports_every_problem() -> None:
     job = job_from_document({"_id": "1", "status": 5, "upload": {"key": 5}, "size": -1})
     assert job.problems == (
         "status is of type int",
@@ -263,30 +263,30 @@ def test_every_problem_is_told() -> None:
     )
 
 
-def test_a_problem_is_short() -> None:
+def test_job_reports_a_problem_shortly() -> None:
     job = job_from_document({"_id": 1, "status": "x" * 10_000})
     assert max(map(len, job.problems)) < 200
 
 
 @pytest.mark.parametrize("message", [None, "", " \t\n", "\N{NO-BREAK SPACE}"])
 @pytest.mark.parametrize("job_status", ["failed", "invalid"])
-def test_a_failure_without_a_message_gets_one(job_status: str, message: str | None) -> None:
+def test_failed_job_gets_a_default_message(job_status: str, message: str | None) -> None:
     job = job_from_document({"_id": 1, "status": job_status, "message": message})
     assert (job.message, job.problems) == (DEFAULT_FAILURE, ())
 
 
-def test_a_failure_keeps_its_message() -> None:
+def test_failed_job_keeps_its_message() -> None:
     job = job_from_document({"_id": 1, "status": "failed", "message": " No rows for March.\n"})
     assert job.message == "No rows for March."
 
 
 @pytest.mark.parametrize("job_status", ["ready", "waiting", "running", "finished"])
-def test_only_a_failure_has_a_message(job_status: str) -> None:
+def test_job_has_a_message_only_if_it_failed(job_status: str) -> None:
     assert job_from_document({**FINISHED, "status": job_status}).message == ""
 
 
 @pytest.mark.parametrize("year", [1, 999, 1969, 9999])
-def test_any_year_is_kept(year: int) -> None:
+def test_job_keeps_any_year(year: int) -> None:
     moment = datetime(year, 12, 31, tzinfo=UTC)
     job = job_from_document({**FINISHED, "start": moment, "end": moment, "updated_at": moment})
     assert (job.start, job.end, job.updated_at, job.problems) == (moment, moment, moment, ())
@@ -313,7 +313,7 @@ DOCUMENTS = st.fixed_dictionaries(
 
 
 @given(DOCUMENTS)
-def test_no_document_is_too_wrong_to_answer(document: dict[str, Any]) -> None:
+def test_job_can_be_made_of_any_document(document: dict[str, Any]) -> None:
     job = job_from_document(document)
     failed, finished = job.generation_status == "failed", job.generation_status == "finished"
     assert bool(job.message) is failed
@@ -324,7 +324,7 @@ def test_no_document_is_too_wrong_to_answer(document: dict[str, Any]) -> None:
 
 
 @given(DOCUMENTS, st.sampled_from(sorted(WRONG)), st.data())
-def test_nothing_makes_up_for_a_wrong_type(document: dict[str, Any], name: str, data: st.DataObject) -> None:
+def test_job_with_a_wrong_type_is_never_finished(document: dict[str, Any], name: str, data: st.DataObject) -> None:
     job = job_from_document(with_field(document, name, data.draw(st.sampled_from(WRONG[name]))))
     assert job.generation_status == "failed"
     assert any(problem.startswith(f"{name} is ") for problem in job.problems)

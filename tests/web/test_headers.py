@@ -74,7 +74,7 @@ def names(value: str) -> set[str]:
 # Every answer
 
 
-async def test_what_every_answer_says(server: Server, world: World) -> None:
+async def test_every_answer_has_the_common_headers(server: Server, world: World) -> None:
     await world.put_job()
     for response in await answers(server):
         assert response.headers.get_list("Cache-Control") == ["no-store"]
@@ -85,7 +85,7 @@ async def test_what_every_answer_says(server: Server, world: World) -> None:
         assert not [value for _, value in response.headers.get_all() if "tornado" in value.lower()]
 
 
-async def test_the_content_type(server: Server) -> None:
+async def test_answer_has_its_content_type(server: Server) -> None:
     types = {
         "/metrics": "text/plain; version=0.0.4; charset=utf-8",
         "/": "text/html; charset=utf-8",
@@ -103,7 +103,7 @@ async def test_the_content_type(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/genstatus.js"])
-async def test_a_page_loads_nothing_but_its_own_files(server: Server, path: str) -> None:
+async def test_page_may_load_its_own_files_only(server: Server, path: str) -> None:
     headers = (await server.fetch(path)).headers
     policy = dict(each.strip().split(" ", 1) for each in headers["Content-Security-Policy"].split(";"))
     assert policy.pop("default-src") == "'none'"
@@ -116,7 +116,7 @@ async def test_a_page_loads_nothing_but_its_own_files(server: Server, path: str)
 
 
 @pytest.mark.parametrize("request_id", ["a", "0", "A-b_c.9", "x" * 128, "..", "-"])
-async def test_a_sane_request_id_is_kept(server: Server, request_id: str) -> None:
+async def test_request_id_of_the_caller_is_kept(server: Server, request_id: str) -> None:
     for response in await answers(server, X_Request_ID=request_id):
         assert response.headers.get_list("X-Request-ID") == [request_id]
 
@@ -128,7 +128,7 @@ async def test_any_other_request_id_is_replaced(server: Server) -> None:
         assert response.headers["X-Request-ID"] != sent
 
 
-async def test_every_request_gets_an_id_of_its_own(server: Server) -> None:
+async def test_request_id_is_new_for_each_request(server: Server) -> None:
     all_ids = [response.headers["X-Request-ID"] for response in await answers(server)]
     assert len(set(all_ids)) == len(ANSWERS)
 
@@ -136,7 +136,7 @@ async def test_every_request_gets_an_id_of_its_own(server: Server) -> None:
 # Retry-After, X-Wait-Result, Preference-Applied
 
 
-async def test_only_a_waiting_answer_says_when_to_ask_again(server: Server, world: World) -> None:
+async def test_retry_after_is_sent_with_waiting_only(server: Server, world: World) -> None:
     for response in await answers(server):
         assert "Retry-After" not in response.headers
     await world.put_job(file_type="E")
@@ -163,7 +163,7 @@ async def test_wait_result_is_sent_only_with_wait(server: Server) -> None:
         ("stranger", {}),
     ],
 )
-async def test_an_error_says_it_too_to_who_asked_to_wait(
+async def test_wait_result_is_sent_with_errors_of_holds(
     server: Server, token: str | None, query: dict[str, Any]
 ) -> None:
     response = await server.check(token, wait="true", **query)
@@ -191,7 +191,7 @@ async def test_an_error_says_it_too_to_who_asked_to_wait(
         ("wait=7", {"wait": "false"}, None),
     ],
 )
-async def test_a_preference_is_answered_with_the_length_in_force(
+async def test_preference_applied_names_the_effective_length(
     server: Server, prefer: str, query: dict[str, str], applied: str | None
 ) -> None:
     response = await server.check(headers={"Prefer": prefer}, **query)
@@ -200,7 +200,7 @@ async def test_a_preference_is_answered_with_the_length_in_force(
     assert ("X-Wait-Result" in response.headers) is (query.get("wait") != "false")
 
 
-async def test_a_preference_that_makes_no_sense_is_ignored(server: Server, world: World) -> None:
+async def test_preference_that_is_invalid_is_ignored(server: Server, world: World) -> None:
     await world.put_job()
     senseless = (
         "",
@@ -222,7 +222,7 @@ async def test_a_preference_that_makes_no_sense_is_ignored(server: Server, world
         assert "X-Wait-Result" not in response.headers, prefer
 
 
-async def test_a_preference_holds(server: Server, world: World) -> None:
+async def test_preference_requests_a_hold(server: Server, world: World) -> None:
     await world.put_job()
     answer = asyncio.ensure_future(server.check(headers={"Prefer": "wait=20"}))
     await server.held()
@@ -235,7 +235,7 @@ async def test_a_preference_holds(server: Server, world: World) -> None:
 
 
 @pytest.mark.parametrize("origin", [FRIEND, OTHER_FRIEND])
-async def test_a_configured_origin_may_read_every_answer(server: Server, world: World, origin: str) -> None:
+async def test_cors_allows_a_configured_origin_every_answer(server: Server, world: World, origin: str) -> None:
     await world.put_job()
     for response in await answers(server, Origin=origin):
         assert response.headers.get_list("Access-Control-Allow-Origin") == [origin]
@@ -253,14 +253,14 @@ async def test_another_origin_is_told_nothing(server: Server, origin: str) -> No
         assert not [name for name in response.headers if name.lower().startswith("access-control-")]
 
 
-async def test_who_sends_no_origin_is_told_nothing_of_origins(server: Server) -> None:
+async def test_cors_headers_need_an_origin(server: Server) -> None:
     for response in await answers(server):
         assert not [name for name in response.headers if name.lower().startswith("access-control-")]
         assert "origin" in names(response.headers["Vary"])  # The answer would differ all the same.
 
 
 @pytest.mark.parametrize("path", [ROUTE, ROUTE.rstrip("/"), QUERY])
-async def test_a_preflight_of_a_configured_origin(server: Server, path: str) -> None:
+async def test_cors_answers_the_preflight_of_a_configured_origin(server: Server, path: str) -> None:
     response = await server.fetch(path, method="OPTIONS", headers=PREFLIGHT | {"Origin": FRIEND})
     assert response.code in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}
     assert response.headers["Access-Control-Allow-Origin"] == FRIEND
@@ -270,7 +270,7 @@ async def test_a_preflight_of_a_configured_origin(server: Server, path: str) -> 
 
 
 @pytest.mark.parametrize("server_options", [{}])
-async def test_without_configured_origins_nobody_is_told_anything(server: Server) -> None:
+async def test_cors_headers_need_a_configured_origin(server: Server) -> None:
     for response in await answers(server, Origin=FRIEND, **{k.replace("-", "_"): v for k, v in PREFLIGHT.items()}):
         assert not [name for name in response.headers if name.lower().startswith("access-control-")]
         assert "Vary" not in response.headers

@@ -57,7 +57,7 @@ async def public(server: Server, world: World, file_type: str = "D1", **fields: 
 # The table of statuses
 
 
-async def test_no_job_is_invalid(server: Server) -> None:
+async def test_route_answers_invalid_without_a_job(server: Server) -> None:
     response = await server.check()
     assert response.code == HTTPStatus.OK
     expected = {
@@ -72,21 +72,21 @@ async def test_no_job_is_invalid(server: Server) -> None:
     assert body(response) == expected | {"message": "", "generated_at": None}
 
 
-async def test_a_ready_job_is_invalid_whatever_its_upload(server: Server, world: World) -> None:
+async def test_route_answers_invalid_for_a_ready_job(server: Server, world: World) -> None:
     for upload in ANY_UPLOAD:
         answer = await public(server, world, status="ready", upload=upload)
         assert (answer["status"], answer["url"], answer["message"]) == ("invalid", "#", ""), upload
 
 
 @pytest.mark.parametrize("status", ["failed", "invalid"])
-async def test_a_failed_job_is_failed_whatever_its_upload(server: Server, world: World, status: str) -> None:
+async def test_route_answers_failed_for_a_failed_job(server: Server, world: World, status: str) -> None:
     for upload in ANY_UPLOAD:
         answer = await public(server, world, status=status, upload=upload)
         assert (answer["status"], answer["url"]) == ("failed", "#"), upload
         assert answer["message"].strip()
 
 
-async def test_a_failed_upload_is_failed(server: Server, world: World) -> None:
+async def test_route_answers_failed_for_a_failed_upload(server: Server, world: World) -> None:
     for status in ("waiting", "running", "finished"):
         answer = await public(server, world, status=status, upload={"status": "failed", "key": "1/D1.csv"})
         assert (answer["status"], answer["url"]) == ("failed", "#"), status
@@ -94,20 +94,20 @@ async def test_a_failed_upload_is_failed(server: Server, world: World) -> None:
 
 
 @pytest.mark.parametrize("status", ["waiting", "running"])
-async def test_a_job_under_way_is_waiting_whatever_else_its_upload(server: Server, world: World, status: str) -> None:
+async def test_route_answers_waiting_for_a_job_under_way(server: Server, world: World, status: str) -> None:
     for upload in NOT_FAILED_UPLOAD:
         answer = await public(server, world, status=status, upload=upload)
         assert (answer["status"], answer["url"], answer["message"]) == ("waiting", "#", ""), upload
 
 
-async def test_a_finished_job_waits_for_its_upload(server: Server, world: World) -> None:
+async def test_route_answers_waiting_until_the_upload_is_finished(server: Server, world: World) -> None:
     for upload in (None, {}, {"status": None}, {"status": "waiting"}, {"status": "running"}):
         answer = await public(server, world, status="finished", upload=upload)
         assert (answer["status"], answer["url"]) == ("waiting", "#"), upload
     assert (await public(server, world, status="finished"))["status"] == "waiting"
 
 
-async def test_a_finished_job_with_a_finished_upload_has_a_url(server: Server, world: World) -> None:
+async def test_route_answers_a_url_for_a_finished_upload(server: Server, world: World) -> None:
     answer = await public(server, world, **FINISHED, message="never shown")
     assert (answer["status"], answer["message"]) == ("finished", "")
     assert answer["url"].startswith("http")
@@ -128,9 +128,7 @@ async def test_message_is_empty_unless_the_job_failed(server: Server, world: Wor
 
 
 @pytest.mark.parametrize(("file_type", "keys"), [("D1", DATED_KEYS), ("D2", DATED_KEYS), ("E", KEYS), ("F", KEYS)])
-async def test_the_keys_come_in_the_order_of_the_contract(
-    server: Server, world: World, file_type: str, keys: list[str]
-) -> None:
+async def test_route_keeps_the_order_of_keys(server: Server, world: World, file_type: str, keys: list[str]) -> None:
     assert list(body(await server.check(file_type=file_type))) == keys
     for fields in (FINISHED, {"status": "waiting"}, {"status": "failed"}, {"status": "ready"}, {"status": "bogus"}):
         answer = await public(server, world, file_type, **fields, start=in_future(), end=in_future())
@@ -157,7 +155,7 @@ async def test_sizes_are_exact(server: Server, world: World) -> None:
         assert (await public(server, world, status="running", size=size))["size"] == size
 
 
-async def test_what_is_not_known_is_null_or_empty(server: Server, world: World) -> None:
+async def test_route_answers_null_or_empty_for_unknown_values(server: Server, world: World) -> None:
     unknown: Document = dict.fromkeys(("size", "start", "end", "updated_at", "message"))
     for fields in (unknown, {}):
         answer = await public(server, world, status="running", **fields)
@@ -212,18 +210,18 @@ async def is_refused(server: Server, name: str, *values: str) -> None:
         assert list(body(response)["errors"]) == [name], value
 
 
-async def test_a_submission_id_that_is_no_id(server: Server) -> None:
+async def test_route_refuses_an_invalid_submission_id(server: Server) -> None:
     await is_refused(server, "submission_id", "", "0", "-1", "+1", " 1", "1 ", "1_000", "1e3", "1.0", "0x1", "one")
     await is_refused(server, "submission_id", "nan", "\u0661", "\uff11", "1\0", "1\n", "9" * 20, "9" * 5000, "0" * 30)
     await is_refused(server, "submission_id", str(2**63))
 
 
-async def test_a_submission_id_that_is_one(server: Server) -> None:
+async def test_route_accepts_a_valid_submission_id(server: Server) -> None:
     for submission_id in (LARGEST_ID, "0" * 40 + "2"):
         assert body(await server.check(submission_id=submission_id)) == NO_SUCH_SUBMISSION
 
 
-async def test_a_file_type_that_is_none(server: Server) -> None:
+async def test_route_refuses_an_unknown_file_type(server: Server) -> None:
     for file_type in (None, "", "d1", "D3", "A", "D1 ", " D1", "D1,D2", "D\uff11", "E\0"):
         response = await server.check(file_type=file_type)
         assert response.code == HTTPStatus.BAD_REQUEST, file_type
@@ -231,30 +229,30 @@ async def test_a_file_type_that_is_none(server: Server) -> None:
         assert body(response)["errors"] == {"file_type": ["Must be either D1, D2, E or F"]}
 
 
-async def test_a_wait_that_is_no_boolean(server: Server) -> None:
+async def test_route_refuses_a_wait_that_is_no_boolean(server: Server) -> None:
     await is_refused(server, "wait", "", "yes", "no", "on", "t", "2", "-1", "true ", "\uff11", "truefalse")
 
 
-async def test_a_wait_that_is_a_boolean(server: Server) -> None:
+async def test_route_accepts_every_boolean_for_wait(server: Server) -> None:
     for wait in ("true", "TRUE", "True", "tRuE", "1", "false", "FALSE", "False", "0"):
         response = await server.check(wait=wait)
         assert response.code == HTTPStatus.OK, wait
         assert ("X-Wait-Result" in response.headers) is (wait.lower() in {"true", "1"}), wait
 
 
-async def test_a_timeout_that_is_no_time(server: Server) -> None:
+async def test_route_refuses_an_invalid_timeout(server: Server) -> None:
     await is_refused(server, "timeout", "", "0", "0.0", "-1", "+1", " 1", "1 ", "1_0", "1e3", "inf", "nan", "one")
     await is_refused(server, "timeout", "\u0663", "1,5", "0x1", "1.2.3", ".")
 
 
-async def test_a_timeout_that_is_one(server: Server, world: World) -> None:
+async def test_route_accepts_a_valid_timeout(server: Server, world: World) -> None:
     await remember(server, world)
     for timeout in ("1", "0.5", "25", "025", "9" * 400):
         assert (await server.check(timeout=timeout, wait="true")).code == HTTPStatus.OK, timeout
 
 
 @pytest.mark.parametrize("name", ["submission_id", "file_type", "wait", "timeout"])
-async def test_a_parameter_given_twice_or_not_in_utf8(server: Server, name: str) -> None:
+async def test_route_refuses_repeated_parameters_and_invalid_utf8(server: Server, name: str) -> None:
     valid = {"submission_id": "1", "file_type": "D1", "wait": "true", "timeout": "1"}
     twice = f"{valid[name]}&{name}={valid[name]}", f"&{name}={valid[name]}", f"x&{name}=y"
     not_utf8 = "%ff", "1%ff", "%c3%28", "%ed%a0%80", "D1%80"
@@ -274,7 +272,7 @@ async def test_unknown_parameters_are_ignored(server: Server) -> None:
         assert "X-Wait-Result" not in response.headers, extra
 
 
-async def test_every_invalid_parameter_is_told(server: Server) -> None:
+async def test_route_names_every_invalid_parameter(server: Server) -> None:
     response = await server.check(submission_id="x", file_type="x", wait="x", timeout="x")
     assert body(response)["message"].startswith("submission_id: ")
     errors = body(response)["errors"]
@@ -282,7 +280,7 @@ async def test_every_invalid_parameter_is_told(server: Server) -> None:
     assert all(isinstance(why, str) and why for reasons in errors.values() for why in reasons)
 
 
-async def test_a_missing_submission_id(server: Server) -> None:
+async def test_route_requires_a_submission_id(server: Server) -> None:
     response = await server.check(submission_id=None)
     assert response.code == HTTPStatus.BAD_REQUEST
     assert body(response)["message"] == "submission_id is required"
@@ -302,21 +300,21 @@ async def test_401_comes_before_what_is_invalid(server: Server) -> None:
     assert (response.code, body(response)) == (HTTPStatus.UNAUTHORIZED, LOGIN_REQUIRED)
 
 
-async def test_what_is_missing_comes_before_what_is_invalid(server: Server) -> None:
+async def test_route_names_missing_parameters_before_invalid_ones(server: Server) -> None:
     response = await server.check(submission_id=None, file_type="x", wait="x", timeout="x")
     assert body(response)["message"] == "submission_id is required"
 
 
-async def test_what_is_invalid_comes_before_the_submission(server: Server) -> None:
+async def test_route_checks_parameters_before_the_submission(server: Server) -> None:
     assert "file_type" in body(await server.check(submission_id=99, file_type="x"))["errors"]
 
 
-async def test_what_is_invalid_comes_before_access(server: Server) -> None:
+async def test_route_checks_parameters_before_access(server: Server) -> None:
     response = await server.check("stranger", file_type="x")
     assert response.code == HTTPStatus.BAD_REQUEST
 
 
-async def test_no_such_submission(server: Server) -> None:
+async def test_route_refuses_an_unknown_submission(server: Server) -> None:
     response = await server.check("stranger", submission_id=99)
     assert (response.code, body(response)) == (HTTPStatus.BAD_REQUEST, NO_SUCH_SUBMISSION)
 
@@ -354,7 +352,7 @@ async def test_job_is_not_told_to_who_may_not_view_it(server: Server, world: Wor
 # Who is logged in
 
 
-async def test_who_is_not_logged_in(server: Server) -> None:
+async def test_route_requires_a_login(server: Server) -> None:
     tokens = (
         "",
         "   ",
@@ -372,23 +370,23 @@ async def test_who_is_not_logged_in(server: Server) -> None:
         assert (response.code, body(response)) == (HTTPStatus.UNAUTHORIZED, LOGIN_REQUIRED), headers
 
 
-async def test_a_token_may_be_any_text(server: Server, world: World) -> None:
+async def test_route_accepts_any_text_as_token(server: Server, world: World) -> None:
     await world.log_in("jetón ☃", 11)
     sent = "jetón ☃".encode().decode("latin-1")
     assert (await server.check(None, headers={"x-session-id": sent})).code == HTTPStatus.OK
 
 
-async def test_a_token_in_the_query_is_no_login(server: Server) -> None:
+async def test_route_ignores_a_token_in_the_query(server: Server) -> None:
     assert (await server.check(None, headers=None, **{"X-Session-ID": "owner"})).code == HTTPStatus.UNAUTHORIZED
 
 
-async def test_an_expired_session(server: Server, world: World) -> None:
+async def test_route_refuses_an_expired_session(server: Server, world: World) -> None:
     for token, seconds in (("long ago", -3600), ("just now", -0.001)):
         await world.log_in(token, 11, seconds=seconds)
         assert (await server.check(token)).code == HTTPStatus.UNAUTHORIZED
 
 
-async def test_the_session_of_a_deleted_user(server: Server, world: World) -> None:
+async def test_route_refuses_the_session_of_a_deleted_user(server: Server, world: World) -> None:
     await world.log_in("ghost", 99)
     assert (await server.check("ghost")).code == HTTPStatus.UNAUTHORIZED
 
@@ -415,7 +413,7 @@ MALFORMED_SESSIONS: list[Document] = [
 ]
 
 
-async def test_a_malformed_session_is_no_login(server: Server, world: World) -> None:
+async def test_route_refuses_a_malformed_session(server: Server, world: World) -> None:
     for number, session in enumerate(MALFORMED_SESSIONS):
         await world.sessions.insert_one({"_id": token_hash(f"odd {number}"), **session})
         response = await server.check(f"odd {number}")
@@ -425,7 +423,7 @@ async def test_a_malformed_session_is_no_login(server: Server, world: World) -> 
 # Who may view what
 
 
-async def test_who_may_view_the_submission(server: Server) -> None:
+async def test_route_answers_everyone_with_access(server: Server) -> None:
     for token in ("owner", "reader", "fabs", "admin"):
         assert (await server.check(token)).code == HTTPStatus.OK, token
 
@@ -458,7 +456,7 @@ async def checked(server: Server, world: World, number: int, user: Document, sub
     return await server.check(f"user {number}", submission_id=1000 + number)
 
 
-async def test_a_user_who_may_view(server: Server, world: World) -> None:
+async def test_route_answers_a_user_with_access(server: Server, world: World) -> None:
     for number, (user, submission) in enumerate(MAY_VIEW):
         response = await checked(server, world, number, user, submission)
         assert response.code == HTTPStatus.OK, (user, submission)
@@ -496,13 +494,13 @@ MAY_NOT_VIEW: list[tuple[Document, Document]] = [
 ]
 
 
-async def test_a_user_who_may_not_view(server: Server, world: World) -> None:
+async def test_route_refuses_a_user_without_access(server: Server, world: World) -> None:
     for number, (user, submission) in enumerate(MAY_NOT_VIEW):
         response = await checked(server, world, number, user, submission)
         assert (response.code, body(response)) == (HTTPStatus.FORBIDDEN, FORBIDDEN), (user, submission)
 
 
-async def test_a_true_that_is_a_one_owns_nothing(server: Server, world: World) -> None:
+async def test_route_takes_true_for_no_user_id(server: Server, world: World) -> None:
     await world.users.insert_one({"_id": 1})
     await world.log_in("one", 1)
     await world.submissions.insert_one({"_id": 5, "user_id": True})
@@ -548,7 +546,7 @@ MALFORMED_JOBS: list[Document] = [
 ]
 
 
-async def test_a_malformed_job_is_failed_and_warned_of(server: Server, world: World) -> None:
+async def test_route_answers_failed_and_warns_of_a_malformed_job(server: Server, world: World) -> None:
     for fields in MALFORMED_JOBS:
         with capture_logs() as records:
             answer = await public(server, world, **fields)
@@ -566,7 +564,7 @@ async def test_wait_answers_a_malformed_job_at_once(server: Server, world: World
     assert (body(response)["status"], response.headers["X-Wait-Result"]) == ("failed", "settled")
 
 
-async def test_a_job_whose_id_is_no_id_is_failed(server: Server, world: World) -> None:
+async def test_route_answers_failed_for_a_job_with_an_invalid_id(server: Server, world: World) -> None:
     ids = "x", 1.5, True, ObjectId(), {"a": 1}, b"\xff", datetime(2026, 1, 1, tzinfo=UTC), 1e300
     for submission_id, job_id in enumerate(ids, 50):
         await world.submissions.insert_one({"_id": submission_id, "user_id": 11})
@@ -575,12 +573,12 @@ async def test_a_job_whose_id_is_no_id_is_failed(server: Server, world: World) -
         assert (answer["job_id"], answer["status"], answer["url"]) == (None, "failed", "#"), job_id
 
 
-async def test_a_job_of_an_array_of_submissions_is_failed(server: Server, world: World) -> None:
+async def test_route_answers_failed_for_a_job_of_several_submissions(server: Server, world: World) -> None:
     await world.put_job(submission_id=[SUBMISSION, 2], **FINISHED)
     assert body(await server.check())["status"] == "failed"
 
 
-async def test_nothing_internal_leaks_of_a_malformed_job(server: Server, world: World) -> None:
+async def test_route_hides_the_details_of_a_malformed_job(server: Server, world: World) -> None:
     await world.put_job(status="finished", upload={"status": "finished", "key": {"secret": "x"}})
     message = body(await server.check())["message"]
     assert not [word for word in ("upload", "key", "secret", "dict", "type") if word in message.split()]
@@ -589,7 +587,7 @@ async def test_nothing_internal_leaks_of_a_malformed_job(server: Server, world: 
 # Paths and methods
 
 
-async def test_the_slash_at_the_end_may_be_left_out(server: Server, world: World) -> None:
+async def test_route_works_without_the_slash_at_the_end(server: Server, world: World) -> None:
     await world.put_job()
     path = f"{ROUTE.rstrip('/')}?submission_id={SUBMISSION}&file_type=D1"
     response = await server.fetch(path, headers={"X-Session-ID": "owner"}, follow_redirects=False)
@@ -616,7 +614,7 @@ UNKNOWN_PATHS = [
 ]
 
 
-async def test_an_unknown_path(server: Server) -> None:
+async def test_route_answers_404_for_an_unknown_path(server: Server) -> None:
     for path in UNKNOWN_PATHS:
         for method in ("GET", "HEAD", "DELETE", "TRACE", "FOO"):
             response = await server.fetch(path, method=method, allow_nonstandard_methods=True)
@@ -636,7 +634,7 @@ async def test_another_method(server: Server) -> None:
             assert body(response) == {"message": "Method Not Allowed"}
 
 
-async def test_no_answer_is_a_304(server: Server) -> None:
+async def test_route_never_answers_304(server: Server) -> None:
     first = await server.check()
     assert "Etag" not in first.headers
     for known in ("*", '"x"', first.headers.get("Etag", 'W/"x"')):

@@ -36,11 +36,11 @@ def refused(query: Mapping[str, Sequence[bytes]]) -> InvalidRequest:
     return refusal.value
 
 
-def test_the_least_that_a_request_says() -> None:
+def test_params_have_defaults() -> None:
     assert load() == StatusParams(123, ("D1",), wait=False, timeout=None, preferred_wait=False)
 
 
-def test_all_that_a_request_can_say() -> None:
+def test_params_take_every_parameter() -> None:
     params = load({"file_type": [b"F"], "wait": [b"true"], "timeout": [b"2.5"], "page": [b"1", b"\xff"], "": [b""]})
     assert params == StatusParams(123, ("F",), wait=True, timeout=2.5, preferred_wait=False)
 
@@ -54,7 +54,7 @@ def test_all_that_a_request_can_say() -> None:
         (b"0" * 10_000 + b"7", 7),
     ],
 )
-def test_a_submission_id(sent: bytes, submission_id: int) -> None:
+def test_params_accept_a_submission_id(sent: bytes, submission_id: int) -> None:
     assert load({"submission_id": [sent]}).submission_id == submission_id
 
 
@@ -66,13 +66,13 @@ def test_a_submission_id(sent: bytes, submission_id: int) -> None:
         b"1\0", "٣".encode(), FULLWIDTH_1, "²".encode(), "1\N{NO-BREAK SPACE}".encode(), b"[1]", b"1;2",
     ],
 )  # fmt: skip
-def test_no_submission_id(sent: bytes) -> None:
+def test_params_refuse_an_invalid_submission_id(sent: bytes) -> None:
     error = refused({**VALID, "submission_id": [sent]})
     assert error.body() == {"message": f"submission_id: {NO_ID}", "errors": {"submission_id": [NO_ID]}}
 
 
 @pytest.mark.parametrize("file_type", ["D1", "D2", "E", "F"])
-def test_a_file_type(file_type: str) -> None:
+def test_params_accept_a_file_type(file_type: str) -> None:
     assert load({"file_type": [file_type.encode()]}).file_types == (file_type,)
 
 
@@ -91,7 +91,7 @@ def test_a_file_type(file_type: str) -> None:
         b"D1\0",
     ],
 )
-def test_no_file_type(sent: bytes) -> None:
+def test_params_refuse_an_invalid_file_type(sent: bytes) -> None:
     error = refused({**VALID, "file_type": [sent]})
     assert error.body() == {"message": f"file_type: {NO_FILE_TYPE}", "errors": {"file_type": [NO_FILE_TYPE]}}
 
@@ -106,7 +106,7 @@ def test_wait(sent: bytes, wait: bool) -> None:  # noqa: FBT001 - a parameter of
 
 
 @pytest.mark.parametrize("sent", [b"", b"yes", b"on", b"t", b"2", b"01", b" true", b"true ", FULLWIDTH_1])
-def test_no_wait(sent: bytes) -> None:
+def test_params_refuse_an_invalid_wait(sent: bytes) -> None:
     assert refused({**VALID, "wait": [sent]}).message == f"wait: {NO_FLAG}"
 
 
@@ -114,7 +114,7 @@ def test_no_wait(sent: bytes) -> None:
     ("sent", "timeout"),
     [(b"1", 1), (b"30", 30), (b"0.5", 0.5), (b".5", 0.5), (b"007.50", 7.5), (b"9" * 10_000, float("inf"))],
 )
-def test_a_timeout(sent: bytes, timeout: float) -> None:
+def test_params_accept_a_timeout(sent: bytes, timeout: float) -> None:
     assert load({"timeout": [sent]}).timeout == timeout
 
 
@@ -125,7 +125,7 @@ def test_a_timeout(sent: bytes, timeout: float) -> None:
         b"inf", b"Infinity", b"nan", b"1s", b"1.5.1", "٣".encode(), FULLWIDTH_1, b"1\n",
     ],
 )  # fmt: skip
-def test_no_timeout(sent: bytes) -> None:
+def test_params_refuse_an_invalid_timeout(sent: bytes) -> None:
     assert refused({**VALID, "timeout": [sent]}).message == f"timeout: {NO_SECONDS}"
 
 
@@ -140,18 +140,18 @@ def test_bytes_that_are_no_utf_8(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["submission_id", "file_type", "wait", "timeout"])
 @pytest.mark.parametrize("second", [b"1", b"", b"\xff"])
-def test_a_parameter_given_twice(name: str, second: bytes) -> None:
+def test_params_refuse_a_repeated_parameter(name: str, second: bytes) -> None:
     first = VALID.get(name, [b"1"])[0]
     for values in ([first, first], [first, second], [second, first], [second] * 100):
         assert refused({**VALID, name: values}).body() == {"message": f"{name}: {TWICE}", "errors": {name: [TWICE]}}
 
 
-def test_the_file_type_is_required() -> None:
+def test_params_require_a_file_type() -> None:
     assert refused({"submission_id": [b"1"]}).message == f"file_type: {NO_FILE_TYPE}"
 
 
 @pytest.mark.parametrize("others", [{}, {"file_type": [b"D1"]}, {"file_type": [b"x"], "wait": [b"x"]}])
-def test_a_missing_submission_id_is_said_before_all_else(others: Mapping[str, list[bytes]]) -> None:
+def test_params_name_a_missing_submission_id_first(others: Mapping[str, list[bytes]]) -> None:
     error = refused(others)
     assert error.message == "submission_id is required"
     assert set(error.errors) >= {"submission_id"}
@@ -199,7 +199,7 @@ def test_names_of_parameters_are_exact() -> None:
         (["wait=" + "9" * 10_000], float("inf")),
     ],
 )
-def test_a_preferred_wait(headers: list[str], seconds: float) -> None:
+def test_params_take_a_preferred_wait(headers: list[str], seconds: float) -> None:
     assert load({}, *headers) == StatusParams(123, ("D1",), wait=True, timeout=seconds, preferred_wait=True)
 
 
@@ -212,7 +212,7 @@ def test_a_preferred_wait(headers: list[str], seconds: float) -> None:
         "await=5", "respond-async", "wait=\xff", 'foo="a, wait=5"', 'foo; bar="a, wait=5, b"', 'foo="a, wait=5',
     ],
 )  # fmt: skip
-def test_a_preference_that_makes_no_sense_is_ignored(header: str) -> None:
+def test_params_ignore_an_invalid_preference(header: str) -> None:
     assert load({}, header) == load()
 
 
@@ -226,7 +226,7 @@ def test_a_preference_that_makes_no_sense_is_ignored(header: str) -> None:
         ({"wait": [b"true"]}, True, 5, True),
     ],
 )
-def test_the_query_wins_over_the_preference(
+def test_params_take_the_query_before_the_preference(
     query: Mapping[str, list[bytes]],
     wait: bool,  # noqa: FBT001 - a parameter of the test
     timeout: float,
@@ -248,7 +248,7 @@ FINISHED = Job(
 
 
 @pytest.mark.parametrize("file_type", ["D1", "D2"])
-def test_an_answer_for_a_range_of_days(file_type: str) -> None:
+def test_answer_has_a_range_of_days(file_type: str) -> None:
     assert list(dump_answer(FINISHED, file_type, "https://s3/x").items()) == [
         ("job_id", 1234),
         ("status", "finished"),
@@ -263,12 +263,12 @@ def test_an_answer_for_a_range_of_days(file_type: str) -> None:
 
 
 @pytest.mark.parametrize("file_type", ["E", "F"])
-def test_an_answer_without_days(file_type: str) -> None:
+def test_answer_has_no_days_for_other_file_types(file_type: str) -> None:
     answer = dump_answer(FINISHED, file_type, "https://s3/x")
     assert list(answer) == ["job_id", "status", "file_type", "url", "size", "message", "generated_at"]
 
 
-def test_an_answer_where_nothing_is_known() -> None:
+def test_answer_is_null_or_empty_where_nothing_is_known() -> None:
     assert dump_answer(NO_JOB, "D2", None) == {
         "job_id": None,
         "status": "invalid",
@@ -283,7 +283,7 @@ def test_an_answer_where_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize("status", GenerationStatus)
-def test_an_answer_is_plain_json(status: GenerationStatus) -> None:
+def test_answer_is_plain_json(status: GenerationStatus) -> None:
     job = Job(job_id=1, generation_status=status, message="Näh\n\0")
     answer = dump_answer(job, "E", None)
     assert type(answer["status"]) is str
@@ -294,7 +294,7 @@ def test_an_answer_is_plain_json(status: GenerationStatus) -> None:
     ("year", "day", "moment"),
     [(1, "12/31/0001", "12/31/0001 00:00:00"), (999, "12/31/0999", "12/31/0999 00:00:00"), (9999, "12/31/9999", None)],
 )
-def test_a_year_has_four_digits(year: int, day: str, moment: str | None) -> None:
+def test_answer_has_years_of_four_digits(year: int, day: str, moment: str | None) -> None:
     when = datetime(year, 12, 31, tzinfo=UTC)
     job = Job(1, GenerationStatus.WAITING, start=when, end=when, updated_at=when if moment else None)
     answer = dump_answer(job, "D1", None)
@@ -343,6 +343,6 @@ def test_parse_accepts_or_refuses_any_query(query: dict[str, list[bytes]]) -> No
 
 
 @given(st.lists(st.text() | st.text('wait=;," 05\\'), max_size=3))
-def test_no_preference_is_ever_refused(headers: list[str]) -> None:
+def test_params_never_refuse_a_preference(headers: list[str]) -> None:
     params = load({}, *headers)
     assert params.wait is params.preferred_wait is (params.timeout is not None)
