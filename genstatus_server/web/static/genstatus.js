@@ -10,7 +10,7 @@ const SHORTEST_CYCLE_MS = 1_000; // From one question to the next, whatever the 
 const FIRST_BACKOFF_MS = 1_000;
 const LONGEST_BACKOFF_MS = 30_000;
 
-/** The server refused the question; asking again makes no sense. */
+/** The server refused the request; repeating it makes no sense. */
 export class GenerationError extends Error {
   constructor(message, { status, body, requestId }) {
     super(message);
@@ -26,19 +26,19 @@ export async function waitForGeneration(options) {
   try {
     for (let failures = 0; ; ) {
       signal?.throwIfAborted();
-      const asked = Date.now();
+      const sentAt = Date.now();
       onUpdate({ phase: "asking", failures });
       let pause;
       try {
-        const { answer, waitResult, retryAfterMs } = await ask({ wait: 25, ...options }, nudges);
+        const { answer, waitResult, retryAfterMs } = await sendRequest({ wait: 25, ...options }, nudges);
         if (answer.status !== "waiting") {
           onUpdate({ phase: "settled", answer });
           return answer;
         }
         failures = 0;
-        // At the deadline of a hold the server has spread the questions already.
+        // The server spreads the deadlines of holds, so no pause is added.
         pause = { floor: retryAfterMs, extra: waitResult === "deadline" ? 0 : 1000 * Math.random() };
-        pause.floor = Math.max(pause.floor, asked + SHORTEST_CYCLE_MS - Date.now());
+        pause.floor = Math.max(pause.floor, sentAt + SHORTEST_CYCLE_MS - Date.now());
         onUpdate({ phase: "waiting", answer, waitResult, retryAt: Date.now() + pause.floor + pause.extra });
       } catch (error) {
         signal?.throwIfAborted();
@@ -46,11 +46,11 @@ export async function waitForGeneration(options) {
         const isNudged = error === NUDGED;
         if (!isNudged) failures += 1;
         const backoff = isNudged ? 0 : Math.random() * Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** failures);
-        const floor = Math.max(error.retryAfterMs ?? 0, isNudged ? asked + SHORTEST_CYCLE_MS - Date.now() : 0);
+        const floor = Math.max(error.retryAfterMs ?? 0, isNudged ? sentAt + SHORTEST_CYCLE_MS - Date.now() : 0);
         pause = { floor, extra: Math.max(0, backoff - floor) };
         onUpdate({ phase: "reconnecting", error, failures, retryAt: Date.now() + pause.floor + pause.extra });
       }
-      await sleep(pause.floor, { signal }); // What the server asked for holds, whatever happens meanwhile.
+      await sleep(pause.floor, { signal }); // This part of the pause is never cut short.
       await sleep(pause.extra, { signal, nudges });
     }
   } finally {
@@ -58,25 +58,25 @@ export async function waitForGeneration(options) {
   }
 }
 
-/** Ask once, without waiting: the answer as it is now. Rejects on any answer but a 200. */
+/** Sends one request without a hold. Resolves with the answer; rejects on any answer but a 200. */
 export async function checkGeneration(options) {
-  return (await ask({ ...options, wait: 0 })).answer;
+  return (await sendRequest({ ...options, wait: 0 })).answer;
 }
 
-async function ask({ baseUrl, sessionToken, submissionId, fileType, signal, wait, fetch = globalThis.fetch }, nudges) {
+async function sendRequest({ baseUrl, sessionToken, submissionId, fileType, signal, wait, fetch = globalThis.fetch }, nudges) {
   const query = new URLSearchParams({ submission_id: submissionId, file_type: fileType });
   if (wait) query.append("wait", "true"), query.append("timeout", wait);
   const attempt = new AbortController();
   const stop = () => attempt.abort(signal.reason);
   signal?.throwIfAborted();
   signal?.addEventListener("abort", stop);
-  // The server may hold for less than it was asked to, never for longer.
+  // The server may hold for less than requested, never for longer.
   const limit = Date.now() + wait * 1000 + GRACE_MS;
   const tooLate = () => attempt.abort(new Error("The server did not answer in time"));
   const timer = setTimeout(tooLate, limit - Date.now());
   const forget = nudges?.add((isOnline) => {
-    if (isOnline) attempt.abort(NUDGED); // The network is another: what was asked over the old one may never be answered.
-    else if (Date.now() > limit) tooLate(); // Timers stand still while a machine sleeps.
+    if (isOnline) attempt.abort(NUDGED); // The network has changed: a request over the old one may never be answered.
+    else if (Date.now() > limit) tooLate(); // Timers do not run while a machine sleeps.
   });
   try {
     const response = await fetch(`${baseUrl.replace(/\/+$/, "")}/v1/check_generation_status/?${query}`, {
@@ -130,9 +130,9 @@ const NUDGED = new Error("The network is back");
 /** Tells when a person or the network is back: a reason to try at once. Outside of browsers that never happens. */
 function watchNudges() {
   const listeners = new Set();
-  const tell = (isOnline) => [...listeners].forEach((listener) => listener(isOnline));
-  const online = () => tell(true);
-  const visible = () => globalThis.document.visibilityState === "visible" && tell(false);
+  const notify = (isOnline) => [...listeners].forEach((listener) => listener(isOnline));
+  const online = () => notify(true);
+  const visible = () => globalThis.document.visibilityState === "visible" && notify(false);
   globalThis.addEventListener?.("online", online);
   globalThis.document?.addEventListener("visibilitychange", visible);
   const close = () => {

@@ -1,19 +1,19 @@
 /**
  * Watches a generation for a page that may be open in several tabs. A browser opens six connections to a host, and a
- * hold keeps one. So of all tabs that watch the same file with the same token one, the leader, asks and tells the
- * others; and all tabs together hold at most HOLDS requests. What finds no place among these is polled meanwhile.
+ * hold keeps one. So one of all tabs that watch the same file with the same token, the leader, sends the requests and
+ * publishes the answers to the others. All tabs together hold at most HOLDS requests; other files are polled meanwhile.
  */
 import { checkGeneration, GenerationError, waitForGeneration } from "./genstatus.js";
 
-const HOLDS = 4; // Two connections are left for all else.
-const ATTEMPTS = 5; // To find a place among these.
+const HOLDS = 4; // Two connections are left for other requests.
+const ATTEMPTS = 5; // To become one of these.
 const OVER = new Set(["settled", "refused"]);
 
 /**
- * Calls `onUpdate` with everything that is learnt, here or in another tab, until it is settled or refused or `signal`
- * is aborted. The updates are those of the client and `{ phase: "refused", status, message }`; an error is its status.
+ * Calls `onUpdate` with every update of this tab or of another one, until the file is settled or refused, or `signal`
+ * is aborted. The updates are those of the client and `{ phase: "refused", status, message }`. An error is its status.
  */
-export async function watchGeneration({ signal, onUpdate, ...asked }) {
+export async function watchGeneration({ signal, onUpdate, ...params }) {
   const over = new AbortController();
   const ended = AbortSignal.any([signal, over.signal]);
   const show = (update) => {
@@ -22,52 +22,52 @@ export async function watchGeneration({ signal, onUpdate, ...asked }) {
     if (OVER.has(update.phase)) over.abort();
   };
   try {
-    // A page that came over plain HTTP has neither locks nor hashes: each of its tabs polls for itself.
-    await (globalThis.isSecureContext ? share(asked, ended, show) : ask(asked, ended, show, poll));
+    // A page that was loaded over plain HTTP has neither locks nor hashes: each of its tabs polls.
+    await (globalThis.isSecureContext ? share(params, ended, show) : waitAndPublish(params, ended, show, poll));
   } catch (error) {
     if (error.name !== "AbortError") throw error;
   }
 }
 
-async function share(asked, ended, show) {
-  const key = await keyOf(asked);
+async function share(params, ended, show) {
+  const key = await keyOf(params);
   const channel = new BroadcastChannel("genstatus");
-  const tell = (update) => {
+  const publish = (update) => {
     if (!ended.aborted) channel.postMessage({ key, update });
     show(update);
   };
   channel.onmessage = ({ data }) => data.key === key && show(data.update);
   try {
-    await look(asked, ended, tell);
-    await leadWhenPossible(`genstatus ${key}`, ended, (signal) => ask(asked, signal, tell, hold));
+    await checkOnce(params, ended, publish);
+    await leadWhenPossible(`genstatus ${key}`, ended, (signal) => waitAndPublish(params, signal, publish, hold));
   } finally {
     channel.close();
   }
 }
 
-/** Says at once how things are; a hold would say nothing before they change. */
-async function look(asked, signal, tell) {
+/** Publishes the present status at once; a hold would answer only when it changes. */
+async function checkOnce(params, signal, publish) {
   try {
-    const answer = await checkGeneration({ ...asked, signal });
-    tell({ phase: answer.status === "waiting" ? "asking" : "settled", answer, failures: 0 });
+    const answer = await checkGeneration({ ...params, signal });
+    publish({ phase: answer.status === "waiting" ? "asking" : "settled", answer, failures: 0 });
   } catch (error) {
-    signal.throwIfAborted(); // Whatever else it is, the next question tells.
+    signal.throwIfAborted(); // Any other error comes again with the next request.
   }
 }
 
-async function ask(asked, signal, tell, fetch) {
+async function waitAndPublish(params, signal, publish, fetch) {
   let failures = 0;
   const onUpdate = ({ error, ...update }) => {
     failures = update.failures ?? 0;
-    tell({ ...update, status: error?.status }); // An error is no plain data; whether a server answered is what matters.
+    publish({ ...update, status: error?.status }); // An error cannot be sent to other tabs, its status can.
   };
-  // After a failure the first hold is short: its answer says soon that all is well again.
+  // After a failure the first hold is short, so that its answer soon shows that the server is there again.
   const send = (url, init) => fetch(failures ? url.replace(/(?<=timeout=)[^&]*/, "1") : url, init);
   try {
-    await waitForGeneration({ ...asked, signal, fetch: send, onUpdate });
+    await waitForGeneration({ ...params, signal, fetch: send, onUpdate });
   } catch (error) {
     if (!(error instanceof GenerationError)) throw error;
-    tell({ phase: "refused", status: error.status, message: error.message });
+    publish({ phase: "refused", status: error.status, message: error.message });
   }
 }
 
@@ -122,7 +122,7 @@ function poll(url, init) {
   return fetch(plain, init);
 }
 
-/** What tabs know each other by; nobody can tell the token from it. */
+/** What tabs know each other by; nobody can publish the token from it. */
 async function keyOf({ baseUrl, sessionToken, submissionId, fileType }) {
   const text = new TextEncoder().encode(JSON.stringify([baseUrl, sessionToken, submissionId, fileType]));
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", text));

@@ -31,7 +31,7 @@ function begin(choice) {
 }
 
 function addRow({ sessionToken, submissionId, since }, fileType, signal) {
-  const asked = { baseUrl, sessionToken, submissionId, fileType };
+  const params = { baseUrl, sessionToken, submissionId, fileType };
   const element = find("file").content.firstElementChild.cloneNode(true);
   const onUpdate = (update) => {
     if (signal.aborted) return;
@@ -41,22 +41,22 @@ function addRow({ sessionToken, submissionId, since }, fileType, signal) {
     if (news && row.isOver && document.hidden) noteUnseen(`${fileType} ${row.answer.status}`);
     tick();
   };
-  const watch = () => watchGeneration({ ...asked, signal, onUpdate });
+  const watch = () => watchGeneration({ ...params, signal, onUpdate });
   const onAgain = () => {
     row.restart();
     watch();
   };
-  const onDownload = () => downloadAnew({ ...asked, signal }, { onUpdate, onAgain });
+  const onDownload = () => downloadAnew({ ...params, signal }, { onUpdate, onAgain });
   const row = new FileRow(element, fileType, { since, onDownload, onAgain });
   watch();
   return row;
 }
 
-/** The URL may have expired: ask for another, and go there. */
-async function downloadAnew(asked, { onUpdate, onAgain }) {
+/** The URL may have expired: request a new one, and go there. */
+async function downloadAnew(params, { onUpdate, onAgain }) {
   problem("");
   try {
-    const answer = await checkGeneration(asked);
+    const answer = await checkGeneration(params);
     if (answer.status === "waiting") return onAgain(); // It is being generated once more.
     onUpdate({ phase: "settled", answer });
     if (answer.status === "finished") location.assign(answer.url);
@@ -118,7 +118,7 @@ function say(sentence) {
   if (find("news").childElementCount > MOST_NEWS) find("news").firstElementChild.remove();
 }
 
-/** The title of a tab at the back tells what happened there, until somebody looks. */
+/** The title of a background tab tells what finished there, until the tab is shown. */
 function noteUnseen(news) {
   unseen.push(news);
   document.title = `${unseen.join(", ")} – ${TITLE}`;
