@@ -15,7 +15,7 @@ export function describeConnection(rows) {
   return { isLost, text: `${left > 1 ? `Next check in ${left}\u00a0s.` : "Watching."} ${checked}`.trim() };
 }
 
-/** Milliseconds until the first of them sends its next request; 0 where one is under way. */
+/** Seconds until the first of them sends its next request; 0 where one is under way. */
 function secondsUntil(updates) {
   return Math.max(0, Math.ceil((Math.min(...updates.map(({ retryAt }) => retryAt ?? 0)) - Date.now()) / 1000));
 }
