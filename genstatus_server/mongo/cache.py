@@ -137,27 +137,23 @@ class DocumentCache:
         if not self._freshness.is_current():
             self._misses[next(iter(keys))[0]] += 1
             return None
-        position = self._freshness.position
-        values: dict[Key, Any] = {}
-        newest_change, oldest_access = position, sys.maxsize
+        position, is_ahead = self._freshness.position, False
+        found: dict[Key, _Entry] = {}
         pending = list(keys)
         for key in pending:
             collection, identifier = key
             try:
-                entry = self._entries[collection][identifier]
+                entry = found[key] = self._entries[collection][identifier]
             except KeyError:
                 self._misses[collection] += 1
                 return None
             self._hits[collection] += 1
-            values[key] = entry.value
-            is_job, is_partial = collection == JOBS, entry.transaction_at > position
-            if is_job or is_partial:
-                newest_change = max(newest_change, entry.read_at if is_job else 0, entry.transaction_at)
-            if not is_job or is_partial:
-                oldest_access = min(oldest_access, max(entry.read_at, position))
+            is_ahead |= entry.read_at > position or entry.transaction_at > position
             if collection == SESSIONS:
                 pending.append((USERS, entry.value.user_id))
-        return Lookup(values) if newest_change <= oldest_access else None
+        if is_ahead and not _is_of_one_time(found, position):
+            return None
+        return Lookup({key: entry.value for key, entry in found.items()})
 
     @contextmanager
     def reading(self) -> Iterator[Read]:
@@ -296,6 +292,18 @@ class DocumentCache:
     def _evicted(self, collection: str, identifier: Any, entry: _Entry) -> None:
         self._remove_job_key((collection, identifier), entry)
         self._holds.wake(((collection, identifier),))
+
+
+def _is_of_one_time(found: Mapping[Key, _Entry], position: ClusterTime) -> bool:
+    """Whether the access is as new as the jobs, and no document is in the middle of a transaction."""
+    newest_change, oldest_access = position, sys.maxsize
+    for key, entry in found.items():
+        is_job, is_partial = key[0] == JOBS, entry.transaction_at > position
+        if is_job or is_partial:
+            newest_change = max(newest_change, entry.read_at if is_job else 0, entry.transaction_at)
+        if not is_job or is_partial:
+            oldest_access = min(oldest_access, max(entry.read_at, position))
+    return newest_change <= oldest_access
 
 
 def _can_be_cached(key: Key, document: Document | None, value: Any) -> bool:
