@@ -23,7 +23,7 @@ from .request import (
     http_options,
     no_reply,
 )
-from .rules import Ask, Fetch, Reply, Sleep, Steps, Timing
+from .rules import Fetch, Reply, SendRequest, Sleep, Steps, Timing
 
 
 class AsyncGenerationClient:
@@ -119,8 +119,8 @@ class AsyncGenerationClient:
             while True:
                 reply = Reply()
                 match step:
-                    case Ask():
-                        reply = await self._ask(submission_id, file_type, step)
+                    case SendRequest():
+                        reply = await self._send(submission_id, file_type, step)
                     case Fetch() if output is not None:
                         reply = await self._fetch(step, output)
                     case Sleep():
@@ -130,7 +130,7 @@ class AsyncGenerationClient:
             result: Generation = end.value
             return result
 
-    async def _ask(self, submission_id: int, file_type: str, step: Ask) -> Reply:
+    async def _send(self, submission_id: int, file_type: str, step: SendRequest) -> Reply:
         body = bytearray()
         try:
             async with (

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from .part_file import Output
-from .rules import Ask, Fetch, Reply
+from .rules import Fetch, Reply, SendRequest
 
 ROUTE: Final = "/v1/check_generation_status/"
 CONNECT_SECONDS: Final = 10.0
@@ -40,7 +40,7 @@ class Target:
         if not (self.session_token and self.session_token.isascii() and self.session_token.isprintable()):
             raise ValueError("the session token must be of printable ASCII characters, and not empty")
 
-    def request(self, submission_id: int, file_type: str, step: Ask) -> dict[str, Any]:
+    def request(self, submission_id: int, file_type: str, step: SendRequest) -> dict[str, Any]:
         """The arguments of httpx's `stream`."""
         query = {"submission_id": str(submission_id), "file_type": file_type}
         if step.hold:

@@ -1,4 +1,4 @@
-"""What a client does next: when to ask, how long to pause, when to give up. No input or output happens here.
+"""What a client does next: when to send a request, how long to pause, when to give up. Pure: no input or output.
 
 A conversation is a generator of steps. A front, sync or async, does each step and sends back the `Reply` that came of
 it; what the generator returns or raises is the result. So both fronts keep the same rules, and a test needs no server.
@@ -44,8 +44,8 @@ _LONGEST_RETRY_AFTER: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask the server to hold the request for `hold` seconds (0: not at all); the answer is whole within `limit`."""
+class SendRequest:
+    """Send a request that the server may hold for `hold` seconds (0: not at all); its answer ends within `limit`."""
 
     hold: float
     limit: float
@@ -81,7 +81,7 @@ class Reply:
     error: str = ""
 
 
-Step = Ask | Sleep | Fetch
+Step = SendRequest | Sleep | Fetch
 Steps = Generator[Step, Reply, Generation]
 
 
@@ -98,8 +98,8 @@ class Timing:
 
 
 def check(timeout: float) -> Steps:
-    """Ask once. Raises `GenerationRefused` or `ServerUnavailable`."""
-    return read((yield Ask(0.0, timeout)))
+    """Send one request. Raises `GenerationRefused` or `ServerUnavailable`."""
+    return read((yield SendRequest(0.0, timeout)))
 
 
 def wait(
@@ -110,7 +110,7 @@ def wait(
     timeout: float | None = None,
     ask_first: bool = False,
 ) -> Steps:
-    """Ask until the generation is settled; with `ask_first`, the first time without a hold.
+    """Repeat the request until the generation is settled; with `ask_first`, the first one without a hold.
 
     Raises `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
     """
@@ -120,7 +120,7 @@ def wait(
     while (sent := clock()) < ends:
         seconds = 0.0 if ask_first else _hold_that_fits(hold, ends - sent)
         on_update(Update(Phase.ASKING, newest))
-        reply = yield Ask(seconds, min(seconds + GRACE, ends - sent))
+        reply = yield SendRequest(seconds, min(seconds + GRACE, ends - sent))
         try:
             newest, failures, last_error = read(reply), 0, ""
             if newest.is_settled:
@@ -150,7 +150,7 @@ def download(timing: Timing, generation: Generation | None = None, *, timeout: f
     while (left := ends - timing.clock()) > 0:
         floor = 0.0
         try:
-            finished = generation or read((yield Ask(0.0, min(GRACE, left))))
+            finished = generation or read((yield SendRequest(0.0, min(GRACE, left))))
             reply = yield Fetch(_url_of(finished), finished.size, ends - timing.clock())
             last_error = _error_of(reply, finished.size)
             if not last_error:

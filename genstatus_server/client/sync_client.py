@@ -23,7 +23,7 @@ from .request import (
     http_options,
     no_reply,
 )
-from .rules import Ask, Fetch, Reply, Sleep, Steps, Timing
+from .rules import Fetch, Reply, SendRequest, Sleep, Steps, Timing
 
 
 class GenerationClient:
@@ -115,8 +115,8 @@ class GenerationClient:
             while True:
                 reply = Reply()
                 match step:
-                    case Ask():
-                        reply = self._ask(submission_id, file_type, step)
+                    case SendRequest():
+                        reply = self._send(submission_id, file_type, step)
                     case Fetch() if output is not None:
                         reply = self._fetch(step, output)
                     case Sleep():
@@ -127,7 +127,7 @@ class GenerationClient:
             return result
 
     # Each read has a limit of its own: only a server that sends its headers byte by byte could exceed the whole.
-    def _ask(self, submission_id: int, file_type: str, step: Ask) -> Reply:
+    def _send(self, submission_id: int, file_type: str, step: SendRequest) -> Reply:
         ends = time.monotonic() + step.limit
         body = bytearray()
         try:

@@ -142,7 +142,7 @@ class AsyncJobsWriter:
     async def request(
         self, submission_id: int, file_type: str, start: date | None = None, end: date | None = None
     ) -> AsyncJobHandle:
-        """Ask for a file: see `JobsWriter.request`."""
+        """Request a file: see `JobsWriter.request`."""
         return AsyncJobHandle(await in_thread(lambda: self._writer.request(submission_id, file_type, start, end)))
 
     async def claim(self, file_types: Sequence[str] | None = None) -> AsyncJobHandle | None:

@@ -76,7 +76,7 @@ class JobsWriter:
     def request(
         self, submission_id: int, file_type: str, start: date | None = None, end: date | None = None
     ) -> JobHandle:
-        """Ask for a file: a job in `waiting`, the file's first or a new generation in place of the last.
+        """Request a file: a job in `waiting`, the file's first or a new generation in place of the last.
 
         The last generation's file is no longer handed out, and a worker that is at it loses its lease. `start` and
         `end` are the days that D1 and D2 cover: dates, or aware datetimes. Raises ValueError for what makes no sense,

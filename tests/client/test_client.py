@@ -155,7 +155,7 @@ async def test_an_answer_without_end(
             await client.check_generation(1, "D1")
 
 
-async def test_a_url_that_has_expired_is_asked_for_anew_once(
+async def test_client_requests_an_expired_url_once_more(
     front: type[Front], server: Server, finished: None, tmp_path: Path, network: BadNetwork
 ) -> None:
     async with front(server.base_url, "owner") as client:
@@ -172,7 +172,7 @@ async def test_a_url_that_has_expired_is_asked_for_anew_once(
     assert files(tmp_path) == [path]
 
 
-async def test_a_download_that_is_cut_is_begun_anew(
+async def test_client_restarts_an_interrupted_download(
     front: type[Front], server: Server, finished: None, tmp_path: Path, network: BadNetwork
 ) -> None:
     network.worsen([Fault(cut=0), Fault(cut=200_000), Fault(status=502)])

@@ -27,7 +27,7 @@ from genstatus_server.client import (
 )
 from genstatus_server.client.part_file import PartFile, StreamOutput
 from genstatus_server.client.request import Target
-from genstatus_server.client.rules import Ask, Fetch, Reply, Sleep, Step, Steps, Timing
+from genstatus_server.client.rules import Fetch, Reply, SendRequest, Sleep, Step, Steps, Timing
 
 FINISHED = {"status": "finished", "file_type": "D1", "url": "http://s3/D1.csv?X-Amz-Signature=secret", "size": 3}
 URL = FINISHED["url"]
@@ -86,8 +86,8 @@ class Script:
         return self.run(rules.download(self.timing, **options))
 
     @property
-    def asked(self) -> list[Ask]:
-        return [step for step in self.steps if isinstance(step, Ask)]
+    def requests(self) -> list[SendRequest]:
+        return [step for step in self.steps if isinstance(step, SendRequest)]
 
     @property
     def slept(self) -> list[float]:
@@ -102,7 +102,7 @@ class Script:
 def test_rules_end_at_a_settled_answer(status: str) -> None:
     script = Script([answer(status)])
     assert script.wait().status == status
-    assert script.steps == [Ask(25.0, 35.0)]
+    assert script.steps == [SendRequest(25.0, 35.0)]
     assert [update.phase for update in script.updates] == [Phase.ASKING, Phase.SETTLED]
 
 
@@ -150,7 +150,7 @@ def test_backoff_is_full_jitter_and_bounded(jitter: float) -> None:
     script.wait()
     bounds = [2, 4, 8, 16, 30, 30, 30, 30]
     assert script.slept == [max(1.0, jitter * bound) for bound in bounds]
-    assert len(script.asked) == 9
+    assert len(script.requests) == 9
 
 
 def test_rules_end_the_backoff_after_an_answer() -> None:
@@ -194,8 +194,8 @@ def test_rules_fit_the_last_hold_into_the_time(timeout: float | None, holds: lis
     if timeout != 60.0:
         script.replies = [answer("finished")]
     script.wait(timeout=timeout)
-    assert [ask.hold for ask in script.asked] == pytest.approx(holds)
-    assert [ask.limit for ask in script.asked] == pytest.approx(limits)
+    assert [ask.hold for ask in script.requests] == pytest.approx(holds)
+    assert [ask.limit for ask in script.requests] == pytest.approx(limits)
 
 
 @pytest.mark.parametrize("every", [NO_REPLY, DEADLINE, SHED, (1e9, DEADLINE)])
@@ -205,16 +205,16 @@ def test_rules_keep_the_time_and_bound_the_requests(every: Reply, timeout: float
     with pytest.raises(WaitTimedOut, match=f"no result within {timeout}") as caught:
         script.wait(timeout=timeout)
     assert script.now - 1000 == pytest.approx(timeout)
-    assert len(script.asked) <= 1 + timeout
+    assert len(script.requests) <= 1 + timeout
     assert isinstance(caught.value, TimeoutError)
     assert (caught.value.last is not None) is (every in (DEADLINE, SHED))
 
 
 @given(st.lists(st.sampled_from([NO_REPLY, DEADLINE, SHED, reply(502, b""), (30.0, DEADLINE)])), st.floats(0, 1))
-def test_never_more_than_one_question_a_second(replies: list[Reply], jitter: float) -> None:
+def test_rules_send_at_most_one_request_a_second(replies: list[Reply], jitter: float) -> None:
     script = Script([*replies, answer("finished")], jitter)
     assert script.wait().status is Status.FINISHED
-    assert len(script.asked) == len(replies) + 1
+    assert len(script.requests) == len(replies) + 1
     assert script.now - 1000 >= len(replies) - 1e-6
 
 
@@ -228,7 +228,7 @@ def asked_in_an_hour(reply: Reply, seconds: Callable[[float], float]) -> list[in
         script.replies = [(seconds(jitter()), reply) for _ in range(400)]
         with pytest.raises(WaitTimedOut):
             script.wait(timeout=3600)
-        counts.append(len(script.asked))
+        counts.append(len(script.requests))
     return counts
 
 
@@ -243,7 +243,7 @@ def test_rules_agree_with_the_counts_in_the_documentation() -> None:
     assert max(lost) <= 80
 
 
-def test_updates_tell_what_happens() -> None:
+def test_rules_report_each_update() -> None:
     script = Script([NO_REPLY, DEADLINE, answer("failed")])
     failed = script.wait()
     assert [(update.phase, update.pause, update.error) for update in script.updates] == [
@@ -260,14 +260,20 @@ def test_updates_tell_what_happens() -> None:
 def test_rules_may_begin_without_a_hold() -> None:
     script = Script([SHED, DEADLINE, answer("finished")])
     script.wait(ask_first=True)
-    assert script.steps == [Ask(0.0, 10.0), Sleep(1.0), Ask(25.0, 35.0), Sleep(1.0), Ask(25.0, 35.0)]
+    assert script.steps == [
+        SendRequest(0.0, 10.0),
+        Sleep(1.0),
+        SendRequest(25.0, 35.0),
+        Sleep(1.0),
+        SendRequest(25.0, 35.0),
+    ]
     assert script.updates[1].generation is not None
 
 
 def test_check_sends_one_request() -> None:
     script = Script([DEADLINE])
     assert script.run(rules.check(10.0)).status is Status.WAITING
-    assert script.steps == [Ask(0.0, 10.0)]
+    assert script.steps == [SendRequest(0.0, 10.0)]
     with pytest.raises(ServerUnavailable, match="away") as caught:
         Script([reply(503, {"message": "away"}, retry_after="4")]).run(rules.check(10.0))
     assert (caught.value.status, caught.value.retry_after) == (503, 4.0)
@@ -293,13 +299,13 @@ GENERATION = Generation(Status.FINISHED, "D1", url=str(URL), size=3)
 def test_downloads(replies: list[Reply], asked: int, fetched: int, slept: list[float]) -> None:
     script = Script(replies)
     assert script.download().status is Status.FINISHED
-    assert (len(script.asked), script.fetched, script.slept) == (asked, fetched, slept)
+    assert (len(script.requests), script.fetched, script.slept) == (asked, fetched, slept)
 
 
 def test_rules_reuse_a_known_answer() -> None:
     script = Script([FETCHED])
     assert script.download(generation=GENERATION) is GENERATION
-    assert script.asked == []
+    assert script.requests == []
 
 
 @pytest.mark.parametrize(

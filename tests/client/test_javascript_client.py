@@ -111,11 +111,11 @@ def test_javascript_client_requests_at_once_when_the_network_is_back(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["online", "visible"])
-def test_what_the_server_asks_for_holds_all_the_same(tmp_path: Path, name: str) -> None:
+def test_javascript_client_keeps_retry_after(tmp_path: Path, name: str) -> None:
     assert wait_by_script(tmp_path, [error(503, "20"), FINISHED], events={3: name}).times == [0, 20]
 
 
-def test_over_a_new_network_a_hold_is_asked_for_anew(tmp_path: Path) -> None:
+def test_javascript_client_repeats_a_hold_over_a_new_network(tmp_path: Path) -> None:
     told = wait_by_script(tmp_path, [LOST, FINISHED], events={12: "online"})
     assert told.times == [0, 12]
     assert [each["failures"] for each in told.updates if each["phase"] == "asking"] == [0, 0], "it is no failure"
@@ -126,7 +126,7 @@ def test_javascript_client_requests_once_a_second_on_flapping_networks(tmp_path:
     assert wait_by_script(tmp_path, [LOST] * 5 + [FINISHED], events=events).times == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_hold_goes_on_when_its_page_is_looked_at(tmp_path: Path) -> None:
+def test_javascript_client_keeps_a_hold_when_its_page_is_shown(tmp_path: Path) -> None:
     later = {**(FINISHED or {}), "after": 20_000}
     events = {5.0: "visible", 6.0: "hidden", 7.0: "visible"}
     assert wait_by_script(tmp_path, [later], events=events).times == [0]

@@ -194,7 +194,7 @@ async def test_the_time_is_over(server: Server, world: World) -> None:
         ("/proc/D1.csv", "No such file"),
     ],
 )
-def test_what_cannot_be_written_is_told_before_the_wait(tmp_path: Path, name: str, said: str) -> None:
+def test_wait_command_checks_the_path_before_the_wait(tmp_path: Path, name: str, said: str) -> None:
     status, output = run_here("--download", str(tmp_path / name))
     assert status == 1
     assert said in output

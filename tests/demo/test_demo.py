@@ -201,7 +201,7 @@ def test_one_generation_takes_every_step(jobs: Jobs, writer: JobsWriter) -> None
 
 
 @pytest.mark.parametrize("steps", [3, 6, 9])
-def test_the_worker_goes_on_after_trouble(
+def test_demo_worker_continues_after_an_error(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")

@@ -90,7 +90,7 @@ async def test_a_hold_that_settles_while_it_is_watched(open_page: OpenPage, serv
     await server.held(0)
 
 
-async def test_a_file_that_fails_is_asked_for_again(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_repeats_a_request_that_fails(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     page = await open_page()
     await page.watch(files="D1")
@@ -252,7 +252,7 @@ async def test_a_session_that_ends_while_it_waits(open_page: OpenPage, server: S
     await server.held(1)
 
 
-async def test_a_url_that_has_expired_is_fetched_anew(
+async def test_page_requests_an_expired_url_again(
     open_page: OpenPage, world: World, s3: S3, observed: Observed
 ) -> None:
     upload(s3, "1/D1.csv", b"first")
@@ -347,7 +347,7 @@ async def test_a_phone_in_the_dark(open_page: OpenPage, world: World, path: str)
     assert await page.page.evaluate("document.documentElement.scrollWidth") == 320
 
 
-async def test_nothing_chosen_is_told_before_anything_is_asked(open_page: OpenPage, observed: Observed) -> None:
+async def test_page_requires_a_choice_before_a_request(open_page: OpenPage, observed: Observed) -> None:
     page = await open_page()
     await page.watch(files="")
     await page.watch(submission="1e3")

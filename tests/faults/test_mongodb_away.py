@@ -17,7 +17,7 @@ AWAY_SECONDS = scaled(6, 60)
 DOWN = {"mongodb": "down", "change_stream": "down", "signer": "ok"}
 
 
-def test_holds_outlive_mongodb_and_new_requests_are_told_at_once(
+def test_holds_outlive_mongodb_and_new_requests_fail_at_once(
     set_of_one: ReplicaSet, serve: Serve, figures: Figures
 ) -> None:
     (node,) = set_of_one.nodes

@@ -72,7 +72,7 @@ def take_the_submissions_away(made: Scene) -> None:
         (take_the_submissions_away, FORBIDDEN),
     ],
 )
-def test_who_loses_access_while_held_is_told_within_a_second(
+def test_hold_ends_within_a_second_of_lost_access(
     on_one: Scene,
     served: Served,
     figures: Figures,
@@ -141,7 +141,7 @@ def when_it_ends(made: Scene, token: str) -> float:
     return ends.astimezone(UTC).timestamp()
 
 
-def test_who_keeps_access_is_held_on_while_others_lose_theirs(on_one: Scene, served: Served) -> None:
+def test_hold_continues_while_others_lose_access(on_one: Scene, served: Served) -> None:
     on_one.log_in(READER, READER_ID)
     with holding(served.url, PATHS, "owner") as kept, holding(served.url, PATHS, READER) as lost:
         kept.wait_sent()

@@ -136,7 +136,7 @@ def test_no_url_is_expired_while_credentials_rotate(
     assert min(left) >= LIFETIME / 2
 
 
-def test_credentials_that_end_soon_are_fetched_anew_in_time(
+def test_credentials_are_refreshed_before_they_end(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str
 ) -> None:
     """The trap: the library is content with a quarter of an hour, and this URL is to live for hours."""
@@ -231,7 +231,7 @@ def is_without_credentials(program: str, jobs: Scene, tmp_path: Path, s3: S3, mo
         assert not served.server.records("request_defect")
 
 
-def test_what_wrong_credentials_have_signed_only_s3_can_tell(
+def test_url_of_wrong_credentials_is_refused_by_s3(
     jobs: Scene, serve: Serve, s3: S3, tmp_path: Path, mongodb_uri: str
 ) -> None:
     """Nothing but a request shows that a key is wrong; the URL is refused there, and gives nothing away."""

@@ -175,7 +175,7 @@ def told_once_a_majority_has_it(served: Served, holds: Holds, secondary: Node, f
     figures.within("from the majority's return to the last answer", max(a["at"] for a in answers) - began, 10)
 
 
-def test_what_no_majority_has_is_not_told(arbitrated: ReplicaSet, serve: Serve, figures: Figures) -> None:
+def test_write_without_a_majority_is_not_answered(arbitrated: ReplicaSet, serve: Serve, figures: Figures) -> None:
     with scene(arbitrated.uri, "arbiter") as made, serve(arbitrated.uri, made.name) as served:
         made.prepare(NUMBERS)
         served.wait_ready()

@@ -229,7 +229,7 @@ UNKNOWN: dict[str, Document] = {
 
 @pytest.mark.parametrize("fault", UNKNOWN)
 @pytest.mark.parametrize("end", ["finish", "fail", "release"])
-def test_end_that_is_not_acknowledged_is_asked_again(worker: Database, jobs: Any, fault: str, end: str) -> None:
+def test_end_without_acknowledgement_is_checked_again(worker: Database, jobs: Any, fault: str, end: str) -> None:
     writer = JobsWriter(worker, lease_seconds=60)
     job = writer.request(1, "E")
     job.start()

@@ -44,7 +44,7 @@ def test_freshness_lasts_two_seconds_after_catching_up(clock: Clock) -> None:
     assert freshness.position == time_of(5)
 
 
-def test_freshness_counts_from_the_question_and_not_from_the_answer(clock: Clock) -> None:
+def test_freshness_counts_from_the_request_of_an_answer(clock: Clock) -> None:
     freshness = Freshness()
     freshness.start(time_of(5), requested_at=100)
     freshness.advance(None, requested_at=101, answered=time_of(6))

@@ -46,7 +46,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_loader_reads_what_is_asked_for_in_one_turn_together() -> None:
+async def test_loader_batches_the_loads_of_one_turn() -> None:
     reads, deadline = Reads(), asyncio.get_running_loop().time() + 60
     loads = [asyncio.ensure_future(reads.loader.load(keys, deadline)) for keys in ([1, 2], [2], [3, 4])]
     await settle()
@@ -72,7 +72,7 @@ async def test_loader_has_two_reads_under_way_and_batches_the_rest() -> None:
     ]
 
 
-async def test_loader_begins_a_read_after_it_was_asked_for() -> None:
+async def test_loader_begins_a_read_after_its_load() -> None:
     reads = Reads()
     await reads.begin(1)
     second = await reads.begin(1)
@@ -136,7 +136,7 @@ async def test_loader_gives_each_caller_an_error_of_its_own(error: Exception, ex
     assert expected is ServiceUnavailable or str(first) == "documents could not be loaded"
 
 
-async def test_loader_tells_the_cause_of_an_unavailable_service() -> None:
+async def test_loader_keeps_the_cause_of_an_unavailable_service() -> None:
     reads, error, cause = Reads(), ServiceUnavailable(), OSError("no route")
     error.__cause__ = cause
     load = await reads.begin(1)

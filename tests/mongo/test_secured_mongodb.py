@@ -52,7 +52,7 @@ def check(uri: str) -> dict[str, str]:
     return {each["check"]: each["result"] for each in json.loads(result.stdout)["findings"]}
 
 
-def test_check_tells_whether_the_role_is_enough(mongodb: SecuredMongoDB) -> None:
+def test_check_reports_missing_privileges(mongodb: SecuredMongoDB) -> None:
     enough = check(mongodb.uri("genstatus_serve", NAME))
     parts = ("mongodb", "replica set", "change stream", "reads", "collections")
     assert {enough[name] for name in parts} == {"ok"}

@@ -95,7 +95,7 @@ def test_p99_is_the_value_that_one_in_a_hundred_exceeds() -> None:
     assert p99(list(range(1, 102))) == 100
 
 
-def test_what_a_process_and_its_children_use_is_seen() -> None:
+def test_procfs_counts_a_process_and_its_children() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; a = bytearray(50_000_000); time.sleep(60)"]) as child:
         try:
             wait_until(lambda: memory(child.pid) > 50_000_000, "the child has its memory")
@@ -127,7 +127,7 @@ def test_thread_list_skips_threads_that_have_ended() -> None:
         coming.join()
 
 
-def test_what_waits_to_be_accepted_is_seen() -> None:
+def test_procfs_counts_connections_that_wait() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
         address = listener.getsockname()
         for _ in range(3):

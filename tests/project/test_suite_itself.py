@@ -99,7 +99,7 @@ def inner_run(folder: Path) -> str:
     return run.stdout
 
 
-def test_the_suite_tells_what_a_test_leaves_behind(tmp_path: Path) -> None:
+def test_suite_reports_what_a_test_leaves_behind(tmp_path: Path) -> None:
     said = inner_run(tmp_path)
     expected = (
         "PASSED test_inner.py::test_clean",

@@ -340,7 +340,7 @@ BY_WEB_IDENTITY = "role_arn = arn:aws:iam::123456789012:role/reports\nweb_identi
         (None, {}, None),
     ],
 )
-async def test_sts_is_asked_in_the_region_that_boto3_asks(
+async def test_sts_region_is_that_of_boto3(
     role: str,
     region: str | None,
     environment: Mapping[str, str],

@@ -245,7 +245,7 @@ def test_an_options_names(option: Option) -> None:
 
 
 @each_option
-def test_a_bad_value_is_told_with_where_it_came_from(option: Option, config: Config) -> None:
+def test_settings_name_the_origin_of_a_bad_value(option: Option, config: Config) -> None:
     for bad in BAD[option.name]:
         (line,) = refused({option.name: bad})
         assert line.startswith(f"{option.flag}: ")
@@ -258,7 +258,7 @@ def test_a_bad_value_is_told_with_where_it_came_from(option: Option, config: Con
         assert line.startswith(f"{option.name} in {path}: "), bad
 
 
-def test_all_bad_values_are_told_together(config: Config) -> None:
+def test_settings_report_all_bad_values_together(config: Config) -> None:
     path = config("url_ttl = 0\nurl_tll = 60\n")
     lines = refused({"port": "x", "wait_max": "0"}, {"GENSTATUS_MONGODB_URI": "x", "GENSTATUS_LOG_FORMAT": "x"}, path)
     assert lines == (

@@ -86,7 +86,7 @@ async def test_a_request_that_is_not_held_is_counted_as_shed(server: Server, wor
     assert value(server, "genstatus_shed_total") == 1
 
 
-def test_what_is_running_is_told() -> None:
+def test_metrics_name_the_running_version() -> None:
     labels = {"version": __version__, "python": platform.python_version()}
     assert Metrics().registry.get_sample_value("genstatus_build_info", labels) == 1
 

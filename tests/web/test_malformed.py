@@ -119,7 +119,7 @@ async def test_a_malformed_request_is_answered_and_counted(sent: bytes, status: 
         assert server.count(reason) == 1
 
 
-async def test_a_tls_client_is_told_at_once() -> None:
+async def test_tls_client_is_refused_at_once() -> None:
     async with bare() as server, asyncio.timeout(DEADLINE):
         with pytest.raises(ssl.SSLError):
             await asyncio.open_connection(*server.address, ssl=ssl.create_default_context())

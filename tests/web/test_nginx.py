@@ -81,7 +81,7 @@ async def test_nobody_is_believed_who_says_for_whom_a_request_is(
     assert "192.0.2.66" not in captured.out + captured.err + nginx.log
 
 
-def test_its_patience_is_longer_than_the_longest_hold() -> None:
+def test_nginx_waits_longer_than_the_longest_hold() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", CONF.read_text())
     assert int(seconds) > load_settings({}, {}).wait_max + 1
 

@@ -136,7 +136,7 @@ async def test_route_keeps_the_order_of_keys(server: Server, world: World, file_
         assert answer["file_type"] == file_type
 
 
-async def test_size_and_dates_are_told_in_any_status(server: Server, world: World) -> None:
+async def test_route_answers_size_and_dates_in_any_status(server: Server, world: World) -> None:
     fields = {
         "size": 10240,
         "start": datetime(2026, 1, 2, 23, 59, tzinfo=UTC),
@@ -340,7 +340,7 @@ async def test_job_is_not_read_before_login_and_parameters_are_right(server: Ser
     assert not [record for record in records if record["event"] == "job_malformed"]
 
 
-async def test_job_is_not_told_to_who_may_not_view_it(server: Server, world: World) -> None:
+async def test_route_hides_the_job_from_a_user_without_access(server: Server, world: World) -> None:
     await world.put_job(message="a secret")
     for submission_id, status in ((99, 400), (1, 403)):
         for wait in ("true", "false"):

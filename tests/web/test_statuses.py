@@ -85,12 +85,12 @@ BRACKETS = "file_type: Must be sent as file_type=D1,D2 or as file_type=D1&file_t
         ({"submission_id": "99"}, 400, "No such submission"),
     ],
 )
-async def test_what_is_wrong_is_told(server: Server, query: Document, status: int, message: str) -> None:
+async def test_statuses_name_invalid_parameters(server: Server, query: Document, status: int, message: str) -> None:
     response = await ask(server, **query)
     assert (response.code, body(response)["message"]) == (status, message)
 
 
-async def test_who_may_not_see_the_submission_is_told_so_first(server: Server) -> None:
+async def test_statuses_check_access_first(server: Server) -> None:
     assert (await ask(server, "nobody", submission_id="x")).code == HTTPStatus.UNAUTHORIZED
     assert (await ask(server, "stranger", wait="all")).code == HTTPStatus.FORBIDDEN
 
@@ -149,7 +149,7 @@ async def test_the_deadline_is_an_answer(server: Server, world: World, wait: str
     assert response.headers["X-Wait-Result"] == "deadline"
 
 
-async def test_a_preference_asks_for_all(server: Server, world: World) -> None:
+async def test_statuses_take_a_preference_for_all(server: Server, world: World) -> None:
     await put_jobs(world, "D1", "D2")
     answer = ask(server, headers={"Prefer": "wait=20"})
     await server.held()
@@ -206,7 +206,9 @@ class TestEntityTag:
             {"upload.bucket": "another-bucket"},
         ],
     )
-    async def test_whatever_callers_can_see_changes_it(self, server: Server, world: World, fields: Document) -> None:
+    async def test_entity_tag_changes_with_every_visible_field(
+        self, server: Server, world: World, fields: Document
+    ) -> None:
         await put_jobs(world, "D1", "D2")
         await world.finish(100)
         known = (await ask(server)).headers["ETag"]
