@@ -123,16 +123,18 @@ class ChangeStreamFollower:
     async def _apply_batches(self, stream: ChangeStream) -> None:
         views_checked_at = _now()
         while stream.alive:
-            self._apply(await stream.next_batch())
+            has_woken = self._apply(await stream.next_batch())
             # Behind all that was applied: the next stream repeats what failed on the way here.
             self._resume_token, self._token_attempts = stream.resume_token, 0
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:
                 views_checked_at = _now()
                 await self._check_views()
-            # Woken holds answer first: the thread of the next batch would compete for the interpreter.
-            await asyncio.sleep(0)
+            if has_woken:
+                # The holds answer first: the thread of the next batch would compete for the interpreter.
+                await asyncio.sleep(0)
 
-    def _apply(self, batch: Batch) -> None:
+    def _apply(self, batch: Batch) -> bool:
+        """Apply the events of `batch`. Returns whether holds may have been woken."""
         concerned: set[Key] | None = set()
         for event in batch.events:
             keys = self._documents.cache.apply(event)
@@ -143,10 +145,12 @@ class ChangeStreamFollower:
         newest = cluster_time(batch.events[-1]["clusterTime"]) if batch.events else None
         if newest is not None or batch.has_caught_up:
             self._freshness.advance(newest, batch.requested_at, batch.answered)
-        if concerned is None or concerned:
+        has_woken = concerned is None or bool(concerned)
+        if has_woken:
             self._holds.wake(concerned)
         for event in batch.events:
             self._observe_lag(event)
+        return has_woken
 
     def _observe_lag(self, event: Mapping[str, Any]) -> None:
         happened = event.get("wallTime")  # The cluster time counts in whole seconds.
