@@ -45,7 +45,7 @@ def measure(bench: Bench) -> list[Row]:
                     values[name, measured].append(value)
     return [
         Row(
-            "peers", f"{what}, {count} holds", unit, values[_OURS, measured], values[peer, measured], peer, key=measured
+            "peers", what, unit, values[_OURS, measured], values[peer, measured], f"{peer}; {count} holds", key=measured
         )
         for measured, (what, unit) in _MEASURED.items()
         for peer in _CONTENDERS
