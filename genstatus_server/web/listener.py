@@ -79,7 +79,7 @@ class _Request(HTTPServerRequest):
 class _Exchange(HTTPMessageDelegate):
     """One request on a connection, passed on to its handler. Its stream is told when the request has come."""
 
-    _handler: HTTPMessageDelegate | None = None
+    __slots__ = ("_application", "_connection", "_handler", "_server_conn")  # It stays for the length of a hold.
 
     def __init__(
         self, application: Application, server_conn: HTTP1ServerConnection, connection: HTTPConnection
@@ -87,6 +87,7 @@ class _Exchange(HTTPMessageDelegate):
         self._application = application
         self._server_conn = server_conn
         self._connection = connection
+        self._handler: HTTPMessageDelegate | None = None
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders

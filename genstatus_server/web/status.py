@@ -65,7 +65,6 @@ class HeldHandler(BaseHandler):
         first_deadline = self.arrived + min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
         login = await checker.log_in(first_deadline)
         if self._has_room(login):
-            self._note_login(login, params)
             await self._answer_held(params, checker, login, first_deadline)
         else:
             await self._answer_at_once(params, checker, first_deadline, HoldResult.SHED)
@@ -106,6 +105,7 @@ class HeldHandler(BaseHandler):
                     retry_on=ServiceUnavailable,
                 )
             finally:
+                self._note_login(login, params)  # Not before: ten thousand holds would keep it.
                 self._note_end(hold, result)
         if urls is None:
             self.set_status(CLIENT_GONE)
