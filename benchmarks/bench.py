@@ -46,8 +46,8 @@ SMOKE: Final = Scale(
     cold=30,
     burst=50,
     change_rates=(50,),
-    growth_holds=(100, 200),
-    growth_streams=(1, 2),
+    growth_holds=(100,),
+    growth_streams=(1,),
 )
 QUICK: Final = Scale(
     name="quick",

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.one_python
 
-DEPTH: Final = int(os.environ.get("INTERLEAVING_DEPTH", "5"))
+DEPTH: Final = int(os.environ.get("INTERLEAVING_DEPTH", "4"))
 #: Seconds of the hold; far more than any step takes.
 HOLD_SECONDS: Final = 1000.0
 #: Seconds that a hold pauses at most before it tries again.

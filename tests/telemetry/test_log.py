@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,35 @@ def writer_on(descriptor: int) -> LogWriter[str]:
     return LogWriter(descriptor, str, "".join, lambda count: f"dropped {count}\n")
 
 
+def fill(end: int) -> int:
+    """Fill a pipe. Returns how many bytes it holds."""
+    os.set_blocking(end, False)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += os.write(end, b"\n")
+    os.set_blocking(end, True)
+    return filled
+
+
 def test_log_writer_drops_and_counts_what_nobody_reads() -> None:
     with pipe() as (reader, end):
-        writer, record, count = writer_on(end), "x" * 999 + "\n", 30_000
+        filled = fill(end)  # So not a single record is written before the pipe is read.
+        writer, record, count = writer_on(end), "x" * 99, 30_000
         for _ in range(count):
-            writer.write(record)
-        assert 0 < writer.dropped < count
+            writer.write(f"{record}\n")
         dropped = writer.dropped
+        assert 0 < dropped < count
         writer.wait_written(0.01)  # It gives up.
         written = b""
-        while b"dropped" not in written:
-            written += os.read(reader, 65536)
+        while written.count(b"\n") < filled + count - dropped + 1:
+            written += os.read(reader, 1 << 20)
         writer.write("after\n")
         while not written.endswith(b"after\n"):
-            written += os.read(reader, 65536)
-        lines = written.decode().splitlines()
-        assert lines.count(record.rstrip()) == count - dropped
-        assert set(lines) == {record.rstrip(), f"dropped {dropped}", "after"}
+            written += os.read(reader, 1 << 20)
+        lines = written[filled:].decode().splitlines()
+        assert lines.count(record) == count - dropped
+        assert set(lines) == {record, f"dropped {dropped}", "after"}
 
 
 def test_log_writer_drops_what_cannot_be_rendered() -> None:
