@@ -25,6 +25,8 @@ from tests.support import forked_workers
 from tests.support.replica_set import ReplicaSet, running_replica_set
 from tests.support.server import until
 
+pytestmark = pytest.mark.one_python  # Its waits are those of MongoDB, S3 and AWS.
+
 FAULTS = ("--setParameter", "enableTestCommands=1")
 
 

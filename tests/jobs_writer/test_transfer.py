@@ -30,6 +30,8 @@ from tests.support.services import ACCESS_KEY, REGION, S3, SECRET_KEY, in_backgr
 if TYPE_CHECKING:
     from pymongo.database import Database
 
+pytestmark = pytest.mark.one_python  # Its waits are those of MongoDB, S3 and AWS.
+
 ARN = "arn:aws:s3:us-east-1:123456789012:accesspoint/reports"
 GIB = 2**30
 

@@ -14,6 +14,8 @@ from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
 from tests.support.processes import DEADLINE, running_server, wait_until
 from tests.support.server import until
 
+pytestmark = pytest.mark.one_python  # Its waits are those of MongoDB, S3 and AWS.
+
 BY_SOURCE_PROFILE = """
 role_arn = arn:aws:iam::123456789012:role/reports
 source_profile = program

@@ -23,6 +23,8 @@ from tests.support.world import USERS, World
 if TYPE_CHECKING:
     from tornado.httpclient import HTTPResponse
 
+pytestmark = pytest.mark.one_python  # Its waits are those of MongoDB, S3 and AWS.
+
 READY = {"mongodb": "ok", "change_stream": "live", "signer": "ok"}
 #: Seconds by which an answer must be there although MongoDB is not: most of it is for a busy machine; a hold takes 25.
 SOON = 20.0
