@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from tornado.httpclient import HTTPResponse
 
+pytestmark = pytest.mark.one_python
+
 Run = Callable[..., Result]
 
 

@@ -19,6 +19,8 @@ from tests.support.services import S3
 if TYPE_CHECKING:
     import pymongo
 
+pytestmark = pytest.mark.one_python
+
 Findings = dict[str, dict[str, str]]
 Check = Callable[..., tuple[int, Findings]]
 

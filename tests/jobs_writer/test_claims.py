@@ -17,6 +17,8 @@ from genstatus_server.mongo.schema import initialize
 from tests.jobs_writer.conftest import Bench, Database, Document
 from tests.support.replica_set import running_node
 
+pytestmark = pytest.mark.one_python
+
 DATE = datetime(2026, 7, 1, tzinfo=UTC)
 
 

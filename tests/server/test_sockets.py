@@ -25,6 +25,8 @@ from tests.support.processes import (
 )
 from tests.support.services import S3
 
+pytestmark = pytest.mark.one_python
+
 NO_MONGODB = "mongodb://127.0.0.1:1/"
 
 

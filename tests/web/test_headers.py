@@ -11,6 +11,8 @@ from tornado.httpclient import HTTPResponse
 from tests.support.server import ROUTE, Server, remember
 from tests.support.world import World
 
+pytestmark = pytest.mark.one_python
+
 FRIEND = "https://broker.example.gov"
 OTHER_FRIEND = "http://localhost:3000"
 

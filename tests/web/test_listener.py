@@ -17,6 +17,8 @@ from genstatus_server.web.listener import _AT_ONCE, Listener
 from genstatus_server.web.malformed import ClientStream, MalformedRequests
 from tests.support.server import DEADLINE, until
 
+pytestmark = pytest.mark.one_python
+
 
 class Answered(RequestHandler):
     async def get(self) -> None:

@@ -16,6 +16,8 @@ from tests.support.server import Server, body, remember, seen_by, settings_for, 
 from tests.support.services import S3
 from tests.support.world import Document, World
 
+pytestmark = pytest.mark.one_python
+
 STATUSES = "/v1/generation_statuses/"
 
 
