@@ -62,7 +62,7 @@ class Row:
         return asdict(self) | {"value": self.value, "verdict": self.verdict, "target": str(self.target or "")}
 
 
-_HEAD: Final = ("what", "ours", "beside", "ratio", "spread", "target", "met")
+_HEAD: Final = ("what", "ours", "baseline", "ratio", "spread", "target", "met")
 
 
 def markdown(rows: Sequence[Row], peers: Sequence[Row] = ()) -> str:

@@ -135,7 +135,7 @@ def log_thread() -> None:
 @switch
 def garbage_collector() -> None:
     """Python's own thresholds."""
-    replace(app, "_spare_the_garbage_collector", lambda: None)
+    replace(app, "_tune_garbage_collector", lambda: None)
 
 
 if __name__ == "__main__":

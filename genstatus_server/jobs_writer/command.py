@@ -32,7 +32,7 @@ _log = logging.getLogger("genstatus_server.jobs_writer")
 #: to all processes.
 _DRAIN, _GIVE_BACK = signal.SIGUSR1, signal.SIGUSR2
 #: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
-_FIRST_PAUSE, _LONGEST_PAUSE, _A_WHILE = 1.0, 30.0, 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _STABLE_SECONDS = 1.0, 30.0, 60.0
 _POLL_SECONDS: Final = 0.2
 
 
@@ -109,7 +109,7 @@ class _Supervisor:
     def _tend(self, slot: _Slot) -> None:
         now = time.monotonic()
         if slot.process is not None and not slot.process.is_alive():
-            slot.pause = _FIRST_PAUSE if now - slot.started >= _A_WHILE else slot.pause
+            slot.pause = _FIRST_PAUSE if now - slot.started >= _STABLE_SECONDS else slot.pause
             slot.not_before = now + slot.pause
             slot.pause = min(_LONGEST_PAUSE, 2 * slot.pause)
             if not self._stops:

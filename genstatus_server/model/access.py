@@ -87,7 +87,7 @@ def _codes(values: Iterable[object]) -> frozenset[str]:
     return frozenset(value for value in values if type(value) is str and value)
 
 
-class Lookup(Protocol):
+class AccessLookup(Protocol):
     """Documents as of one time. A document that does not exist is None, and for a job `NO_JOB`."""
 
     def session(self, token_hash: str) -> LoginSession | None: ...
@@ -118,7 +118,7 @@ def hash_token(session_token: str) -> str:
     return hashlib.sha256(session_token.encode("latin-1")).hexdigest()
 
 
-def log_in(lookup: Lookup, token_hash: str) -> Login:
+def log_in(lookup: AccessLookup, token_hash: str) -> Login:
     """The caller whose login session this is. Raises `LoginRequired`."""
     session = lookup.session(token_hash)
     if session is None or session.expires_at <= datetime.now(UTC):
@@ -129,7 +129,7 @@ def log_in(lookup: Lookup, token_hash: str) -> Login:
     return Login(token_hash, user, session.expires_at)
 
 
-def check_access(lookup: Lookup, user: User, submission_id: int) -> None:
+def check_access(lookup: AccessLookup, user: User, submission_id: int) -> None:
     """Raise `NoSuchSubmission` or `AccessDenied` unless `user` may view the submission."""
     submission = lookup.submission(submission_id)
     if submission is None:

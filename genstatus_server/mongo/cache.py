@@ -104,7 +104,7 @@ class Read:
         """Note an event of `time` that concerns these keys or these `_id`s of jobs. None stands for everything."""
         self._events.update(dict.fromkeys(concerned, time))
 
-    def is_behind(self, key: Key, job_id: Hashable, read_at: ClusterTime) -> bool:
+    def is_outdated(self, key: Key, job_id: Hashable, read_at: ClusterTime) -> bool:
         """Whether an event that may concern `key` is later than the read. The change stream does not repeat it."""
         return any(self._events.get(each, 0) > read_at for each in (None, key, job_id))
 
@@ -171,10 +171,11 @@ class DocumentCache:
         entry = entries.get(identifier)
         if entry is not None and entry.document == document:
             if key[0] != JOBS or entry.transaction_at:
-                entry.read_at = max(entry.read_at, read_at)  # So access is as new as the jobs that it was read with.
+                # Jobs keep the older time: access that was read later is new enough for them.
+                entry.read_at = max(entry.read_at, read_at)
             return
         job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
-        if read.is_behind(key, ("_id", job_id), read_at):
+        if read.is_outdated(key, ("_id", job_id), read_at):
             self._holds.wake((key,))  # Its holds read again.
             return
         if entry is not None:
@@ -266,6 +267,7 @@ class DocumentCache:
         document = document_after(key, entry.document, event)
         if document is not None and document == entry.document:
             return False
+        # Only events of multi-document transactions have it; those of retryable writes do not.
         if "txnNumber" in event:
             entry.transaction_at = time
         value = parse(key, document)

@@ -28,7 +28,7 @@ from genstatus_server.telemetry.metrics import Metrics
 POLLING_SECONDS: Final = 1.0
 #: The longest pause in seconds between two attempts to open the stream.
 LONGEST_PAUSE: Final = 2.0
-#: Attempts to go on behind a resume token; without success everything held is read again instead.
+#: Attempts to continue after a resume token; without success everything held is read again instead.
 TOKEN_ATTEMPTS: Final = 2
 #: Seconds between two checks whether a collection has become a view.
 VIEW_CHECK_SECONDS: Final = 30.0
@@ -124,7 +124,7 @@ class ChangeStreamFollower:
         views_checked_at = _now()
         while stream.alive:
             has_woken = self._apply(await stream.next_batch())
-            # Behind all that was applied: the next stream repeats what failed on the way here.
+            # Only now: the next stream repeats the events that were not applied.
             self._resume_token, self._token_attempts = stream.resume_token, 0
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:
                 views_checked_at = _now()
@@ -176,7 +176,7 @@ class ChangeStreamFollower:
         if is_logged_out(error):
             self._connection.renew()
         elif error is not None and not isinstance(error, ConnectionFailure | ServiceUnavailable | ViewFound):
-            self._resume_token = None  # Behind the token, the same error would come again.
+            self._resume_token = None  # The same error would come again after the token.
         if self._token_attempts >= TOKEN_ATTEMPTS:
             self._resume_token = None
         if self._resume_token is None:

@@ -1,4 +1,4 @@
-"""All that this project asks of the MongoDB driver. No other module of the server imports Motor.
+"""The connection to MongoDB: reads and the change stream. No other module of the server imports Motor.
 
 Moving to PyMongo's own async API means changing this module: the client, how a change stream is entered, and how a
 batch of its events is taken. Both drivers agree on everything else.
@@ -94,7 +94,7 @@ class Batch(NamedTuple):
 
 
 class ChangeStream:
-    """An open change stream. `resume_token` is its place behind all events that were given out."""
+    """An open change stream. `resume_token` is the position after all events that it has returned."""
 
     def __init__(self, stream: Any, monitor: "_StreamMonitor", thread: ThreadPoolExecutor) -> None:
         self._stream = stream
@@ -108,12 +108,12 @@ class ChangeStream:
 
     @property
     def resume_token(self) -> Mapping[str, Any] | None:
-        """What to open another stream with that goes on behind this one."""
+        """The token with which another stream continues after the last returned event."""
         token: Mapping[str, Any] | None = self._stream.resume_token
         return token
 
     async def next_batch(self) -> Batch:
-        """The events that have come, at once and all."""
+        """All events of the next answer."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, _take_batch, self._stream.delegate, self._monitor)
 
@@ -193,11 +193,11 @@ class Connection:
     async def open_change_stream(
         self, pipeline: Sequence[Mapping[str, Any]], *, resume_token: Mapping[str, Any] | None, after: ClusterTime
     ) -> AsyncIterator[ChangeStream]:
-        """A change stream on the database that stands on MongoDB when the block begins.
+        """A change stream on the database; it is open when the block begins.
 
-        It goes on behind `resume_token`; without one it begins behind the time `after`. Raises `PyMongoError`.
+        It continues after `resume_token`; without one it begins after the time `after`. Raises `PyMongoError`.
         """
-        # `start_after` for every token: unlike `resume_after` it also goes on behind an invalidate.
+        # `start_after` for every token: unlike `resume_after` it also continues after an `invalidate`.
         start: dict[str, Any] = {"start_after": resume_token}
         if resume_token is None:
             # A start time is inclusive, and the event at `after` may be one that no stream can deliver.

@@ -38,12 +38,12 @@ _NO_SNAPSHOT: Final = frozenset({239, 246})
 #: A reply that one document alone makes too large.
 _TOO_LARGE: Final = frozenset({10334, 17280, 4568, 1074})
 _FIRST_PAUSE: Final = 0.01
-#: Reads that take the place of one begin with the jobs: their access is never older than they are.
+#: Where one read has to be split, the jobs are read first: so access is never older than the jobs.
 _ORDER: Final = {JOBS: 0, SUBMISSIONS: 1, SESSIONS: 2, USERS: 3}
 
 
 class DocumentReader:
-    """Reads the documents of keys in one query, and tries again what may pass."""
+    """Reads the documents of keys in one query, and retries errors that may pass."""
 
     def __init__(self, connection: Connection, freshness: Freshness, metrics: Metrics) -> None:
         self._connection = connection
@@ -73,7 +73,7 @@ class DocumentReader:
         return await self.read(ordered[:middle]) | await self.read(ordered[middle:])
 
     async def _snapshot(self, keys: Sequence[Key]) -> Reply:
-        """One query, and another where it fails for a reason that may pass, while there is time."""
+        """One query. It is retried after an error that may pass, until the deadline."""
         collection, pipeline = snapshot_query(keys)
         for each in {key[0] for key in keys}:
             self._metrics.mongodb_reads.labels(each).inc()
@@ -90,7 +90,7 @@ class DocumentReader:
             else:
                 if reply.time >= not_before or not reply.time:
                     return reply
-                cause = ConnectionError("a primary that is behind the change stream")
+                cause = ConnectionError("the primary has not yet what the change stream has delivered")
             if not self._may_pass(cause) or loop.time() + pause > deadline:
                 raise ServiceUnavailable from cause
             await asyncio.sleep(pause)
@@ -115,7 +115,7 @@ class Documents:
         self._loader = BatchLoader(self._read)
         self.cache = cache
 
-    async def read(self, keys: Collection[Key], deadline: float) -> Lookup:
+    async def get(self, keys: Collection[Key], deadline: float) -> Lookup:
         """The documents of `keys`, with the users of the sessions among them, as of one time.
 
         Raises `ServiceUnavailable`, at the loop's time `deadline` at the latest.
@@ -123,7 +123,7 @@ class Documents:
         return self.cache.lookup(keys) or await self.load(keys, deadline)
 
     async def load(self, keys: Collection[Key], deadline: float) -> Lookup:
-        """As `read`, but not from the cache."""
+        """As `get`, but not from the cache."""
         return Lookup(await self._loader.load(keys, deadline))
 
     async def read_again(self, keys: Iterable[Key], *, restart: bool = False) -> None:

@@ -28,7 +28,7 @@ class Freshness:
         return asyncio.get_running_loop().time() - self._caught_up_at < TRUSTED_SECONDS
 
     def start(self, position: ClusterTime, requested_at: float) -> None:
-        """A new change stream begins behind `position`, as of an answer requested at `requested_at`."""
+        """A new change stream begins after `position`, as of an answer requested at `requested_at`."""
         self.position = position
         self._caught_up_at = requested_at
         self._marks.clear()

@@ -22,7 +22,7 @@ SESSIONS: Final = "sessions"
 Key = tuple[str, Any]
 Document = Mapping[str, Any]
 
-#: The fields that an answer can depend on. No other is read, and a change of others is none.
+#: The fields that an answer can depend on. No others are read, and changes of others are ignored.
 FIELDS: Final[Mapping[str, Sequence[str]]] = {
     JOBS: ("submission_id", "file_type", "status", "upload", "size", "start", "end", "message", "updated_at"),
     SUBMISSIONS: ("user_id", "cgac_code", "frec_code"),
@@ -120,7 +120,7 @@ def snapshot_query(keys: Iterable[Key]) -> tuple[str, list[Mapping[str, Any]]]:
 
 
 def split_reply(documents: Iterable[Document]) -> list[tuple[str, Document]]:
-    """The documents of a reply to `snapshot_query`, each behind its collection."""
+    """The documents of a reply to `snapshot_query`, each with its collection."""
     found: list[tuple[str, Document]] = []
     for document in documents:
         collection = document[_COLLECTION]

@@ -79,10 +79,10 @@ class UrlSigner:
 async def open_signer(
     *, region: str | None, endpoint_url: str | None, addressing_style: str
 ) -> AsyncIterator[UrlSigner]:
-    """The signer, with the one S3 client of the process. What is None, the AWS configuration says.
+    """The signer, with the one S3 client of the process. The AWS configuration supplies what is None.
 
-    Raises `StartupError` where that cannot be used. Making the client reads botocore's data from disk, for about a
-    quarter of a second: do it before serving.
+    Raises `StartupError` where the configuration is invalid. Making the client reads botocore's data from disk,
+    for about a quarter of a second: do it before serving.
     """
     async with AsyncExitStack() as stack:
         try:

@@ -95,7 +95,7 @@ async def open_services(
     follower = ChangeStreamFollower(stream_connection, documents, freshness, holds, metrics)
     following = asyncio.create_task(follower.follow(), name="change stream")
     stack.push_async_callback(_cancel, following)
-    checking = asyncio.create_task(_say_what_is_missing(follower, connection), name="database check")
+    checking = asyncio.create_task(_log_missing_schema(follower, connection), name="database check")
     stack.push_async_callback(_cancel, checking)
     return Services(
         settings,
@@ -111,7 +111,7 @@ async def open_services(
 
 
 def _set_gauges(metrics: Metrics, holds: HoldRegistry[Key], cache: DocumentCache) -> None:
-    """Have the gauges about holds and the counters of the cache ask `holds` and `cache`."""
+    """Let the gauges and counters read their values from `holds` and `cache`."""
     metrics.held_requests.set_function(lambda: len(holds))
     metrics.oldest_hold.set_function(lambda: _oldest_hold(holds))
     metrics.oldest_job.set_function(lambda: _oldest_waited_job(holds, cache))
@@ -162,14 +162,14 @@ async def run_app(
             is_unix = each.family == AF_UNIX
             log.info("listening", url=url_of(each), **({} if is_unix else {"port": each.getsockname()[1]}))
         notify("READY=1")
-        _spare_the_garbage_collector()
+        _tune_garbage_collector()
         await shutdown.wait()
         notify("STOPPING=1")
         await _drain(listener, services, shutdown)
     log.info("stopped")
 
 
-def _spare_the_garbage_collector() -> None:
+def _tune_garbage_collector() -> None:
     """Exclude the objects that exist now from garbage collection, and collect the others rarely.
 
     Thousands of holds come and go without reference cycles. Checking all of them takes longer than answering them.
@@ -182,18 +182,18 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     log.info("draining", signal=shutdown.signal, held=len(services.holds), shutdown_delay=shutdown.delay)
     services.draining = True
     services.holds.drain()
-    await asyncio.sleep(shutdown.delay)  # Load balancers see that /readyz fails, and send no more.
+    await asyncio.sleep(shutdown.delay)  # Meanwhile load balancers see that /readyz fails, and send no more requests.
     listener.close()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
-            await listener.wait_new()
+            await listener.wait_first_requests()
             await services.in_flight.wait_empty()
     except TimeoutError:
         log.warning("drain_timeout", hint="some clients did not take their answer in time")
     await listener.close_connections()
 
 
-async def _say_what_is_missing(follower: ChangeStreamFollower, connection: Connection) -> None:
+async def _log_missing_schema(follower: ChangeStreamFollower, connection: Connection) -> None:
     await follower.reached.wait()
     try:
         missing = await missing_schema(connection.database)

@@ -25,10 +25,10 @@ from genstatus_server.settings import ENVIRONMENT_PREFIX, INHERITED, OPTIONS, Se
 from genstatus_server.telemetry import log, metrics
 from genstatus_server.telemetry.metrics import Metrics, collect, exposition
 
-#: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
+#: Seconds from a process's death to its replacement. They double while processes live for less than `_STABLE_SECONDS`.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
-_A_WHILE: Final = 60.0
+_STABLE_SECONDS: Final = 60.0
 #: Seconds that a process may take beyond `drain_timeout` before it is killed.
 _KILL_SECONDS: Final = 2.0
 #: Seconds that a reply may take. The other end replies out of memory, unless it hangs.
@@ -46,9 +46,9 @@ async def run_processes(
     s3_keys: tuple[str, str] | None,
 ) -> None:
     """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
-    family = _Family(settings, sockets, s3_keys, shutdown)
+    supervisor = _Supervisor(settings, sockets, s3_keys, shutdown)
     numbers = range(settings.processes or usable_cores())
-    keepers = [asyncio.create_task(family.keep_running(number), name=f"process {number}") for number in numbers]
+    keepers = [asyncio.create_task(supervisor.keep_running(number), name=f"process {number}") for number in numbers]
     notify("READY=1")
     await shutdown.wait()
     notify("STOPPING=1")
@@ -70,8 +70,8 @@ async def channel_to_parent(shutdown: Shutdown) -> "AsyncIterator[Channel | None
         yield channel
 
 
-class _Family:
-    """The parent's side: the server processes, and what they have counted."""
+class _Supervisor:
+    """The parent's side: the server processes and their metrics."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class _Family:
             except OSError as error:  # Too many processes, or no memory: it may work in a moment.
                 status = error.strerror
             lived = loop.time() - started
-            pause = FIRST_PAUSE if lived >= _A_WHILE else pause
+            pause = FIRST_PAUSE if lived >= _STABLE_SECONDS else pause
             self._restarts.inc()
             log.warning("process_died", number=number, status=status, next_start_seconds=pause)
             await asyncio.sleep(pause)

@@ -19,7 +19,7 @@ from genstatus_server.settings import INHERITED, Settings
 from genstatus_server.settings.kinds import UNIX
 from genstatus_server.telemetry import log
 
-#: Seconds that the log has when a second signal ends the process.
+#: Seconds for the log to be written when a second signal ends the process.
 _LOG_SECONDS: Final = 0.1
 #: File descriptors beside those of the held requests: MongoDB, S3, logs, plain requests.
 _OTHER_FILES: Final = 1000
@@ -31,7 +31,7 @@ _ALL_MAY_CONNECT: Final = 0o666
 
 
 class Shutdown(asyncio.Event):
-    """Set once the server has to end, by `signal`, or None where its parent process is gone.
+    """Set when the server has to end. `signal` is the signal's name, None where the parent process is gone.
 
     For `delay` seconds from then on it still accepts and answers everything, so that load balancers notice.
     """
@@ -42,7 +42,7 @@ class Shutdown(asyncio.Event):
         self.signal: str | None = None
 
     def listen(self) -> None:
-        """Be set by SIGTERM, SIGHUP or SIGINT, which skips the delay; a second one ends the process at once.
+        """Set it at SIGTERM, SIGHUP or SIGINT; SIGINT skips the delay. A second signal ends the process at once.
 
         SIGHUP stays ignored where it is, which is what `nohup` does. SIGUSR1 and SIGUSR2 are ignored.
         """
@@ -56,7 +56,7 @@ class Shutdown(asyncio.Event):
             signal.signal(each, signal.SIG_IGN)
 
     def parent_gone(self) -> None:
-        """Be set at once: a server that is started again needs the port."""
+        """End without a delay: a server that is started again needs the port."""
         if self.is_set():
             self._end(1)
         self.delay = 0

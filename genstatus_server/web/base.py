@@ -1,4 +1,4 @@
-"""What all answers have in common: the services behind them, headers, CORS, errors, and one record a request."""
+"""The base of all handlers: services, headers, CORS, errors, and one log record for each request."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ ALLOWED_HEADERS: Final = (
 )
 _PREFLIGHT_SECONDS: Final = "7200"
 
-#: What every answer says.
+#: Headers of every answer.
 EVERY_ANSWER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 #: `Retry-After` of a plain poll: as often as the existing clients poll at their quickest.
 _POLL_SECONDS: Final = "5"
@@ -50,12 +50,12 @@ _POLL_SECONDS: Final = "5"
 _DEADLINE_SECONDS: Final = "1"
 #: Characters of a path that its record has.
 _LONGEST_PATH: Final = 2000
-#: What nginx made the status of a client that went away before its answer; it is seen in logs and metrics only.
+#: The status in logs and metrics of a client that left before its answer; nginx uses the same.
 CLIENT_GONE: Final = 499
 
 
 class InFlight:
-    """Counts the requests whose answer is not on its way yet, so that a shutdown can wait for them."""
+    """Counts the requests without a sent answer, so that a shutdown can wait for them."""
 
     def __init__(self) -> None:
         #: How many there are.
@@ -85,7 +85,7 @@ class Services:
 
     settings: Settings
     metrics: Metrics
-    connection: Connection
+    mongodb: Connection
     freshness: Freshness
     documents: Documents
     holds: HoldRegistry[Key]
@@ -171,7 +171,7 @@ class BaseHandler(RequestHandler):
         super().send_error(error.http_status if isinstance(error, ServiceError) else status_code, **kwargs)
 
     def log_exception(self, *exc_info: Any) -> None:
-        """Keep the cause for the request's record; only a defect of ours is written with its traceback."""
+        """Keep the cause for the request's log record. Only defects are logged with their traceback."""
         error = exc_info[1]
         if isinstance(error, ServiceUnavailable):
             self.log_fields["cause"] = log.cause(error)
@@ -179,7 +179,7 @@ class BaseHandler(RequestHandler):
             log.exception("request_defect", request_id=self.request_id, path=self.request.path)
 
     def flush(self, include_footers: bool = False) -> "Future[None]":  # noqa: FBT001, FBT002 - Tornado's signature
-        """As Tornado's; it ends connections while the server drains, and notes a client that is gone already."""
+        """As Tornado's. While the server drains, the connection ends with it. Note a client that is gone already."""
         if self.services.draining:
             self.set_header("Connection", "close")
         sent = super().flush(include_footers)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from genstatus_server.hold.hold import Urls
+from genstatus_server.hold.loop import Urls
 from genstatus_server.model.access import Login, check_access, log_in
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus, Job
@@ -19,7 +19,7 @@ from genstatus_server.web.params import StatusParams
 CHECK_SECONDS: Final = 2.5
 
 #: Whether the jobs, as they are now, end the request's wait.
-IsSettled = Callable[[Sequence[Job]], bool]
+EndsWait = Callable[[Sequence[Job]], bool]
 
 
 @dataclass(slots=True)
@@ -42,23 +42,23 @@ class StatusCheck:
 
 async def log_in_by_hash(documents: Documents, token_hash: str, deadline: float) -> Login:
     """The caller whose login session this is. Raises `LoginRequired` and `ServiceUnavailable`."""
-    return log_in(await documents.read(((SESSIONS, token_hash),), deadline), token_hash)
+    return log_in(await documents.get(((SESSIONS, token_hash),), deadline), token_hash)
 
 
 class StatusChecker:
-    """Checks one request. `keys`: what its answer depends on, beside the caller's user, whom the session brings along.
+    """Checks one request. Its answer depends on the documents of `keys` and on the user of the session.
 
-    `login` is the caller as of the last check, None before the first.
+    `login` is the caller as of the last check or `log_in`, None before.
     """
 
-    __slots__ = ("_documents", "_expires", "_is_settled", "_params", "_presigner", "_token_hash", "keys", "login")
+    __slots__ = ("_documents", "_ends_wait", "_expires", "_params", "_presigner", "_token_hash", "keys", "login")
 
-    def __init__(self, services: Services, token_hash: str, params: StatusParams, is_settled: IsSettled) -> None:
+    def __init__(self, services: Services, token_hash: str, params: StatusParams, ends_wait: EndsWait) -> None:
         self._documents = services.documents
         self._presigner = services.presigner
         self._token_hash = token_hash
         self._params = params
-        self._is_settled = is_settled
+        self._ends_wait = ends_wait
         self._expires = float("inf")
         self.login: Login | None = None
         self.keys: tuple[Key, ...] = (
@@ -90,7 +90,7 @@ class StatusChecker:
         if has_finished(jobs):
             jobs = tuple([await self._presigner.signable(job) for job in jobs])
         self._expires = loop.time() + login.expires_in()
-        return StatusCheck(jobs, self._is_settled(jobs), self._expires)
+        return StatusCheck(jobs, self._ends_wait(jobs), self._expires)
 
     async def _load(self, deadline: float) -> Lookup:
         try:

@@ -45,7 +45,7 @@ class ReadyzHandler(BaseHandler):
             return True  # It has answered a moment ago.
         try:
             async with asyncio.timeout(_PING_SECONDS):
-                await self.services.connection.ping()
+                await self.services.mongodb.ping()
         except (PyMongoError, TimeoutError):
             return False
         return True

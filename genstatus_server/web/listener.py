@@ -1,6 +1,6 @@
-"""Takes connections off the sockets that are listened on: a few at a time, and never the last open files.
+"""Accepts connections, in place of Tornado's HTTPServer.
 
-Idle connections are closed after a while.
+It accepts a few in each turn of the loop, keeps some file descriptors in reserve, and closes idle connections.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ from genstatus_server.telemetry import log
 from genstatus_server.web.malformed import ClientStream, MalformedRequests
 from genstatus_server.web.params import parse_query
 
-#: Connections that are taken in one turn of the loop. A burst waits in the system's queue, where it costs nothing: all
-#: of it in here at once would make each turn long, and so each request, of many turns, late.
+#: Connections that are accepted in one turn of the loop. The rest of a burst waits in the system's queue at no
+#: cost. If all of it were accepted at once, each turn would be long, and every request takes several turns.
 _AT_ONCE: Final = 16
-#: Open files that are left for what is not a connection of a client: MongoDB, the log.
+#: File descriptors that clients cannot use: MongoDB and the log need some.
 _RESERVE: Final = 64
-#: Seconds for which no connection is taken when there are no files left for it.
+#: Seconds for which no connection is accepted when no file descriptor is left for it.
 _PAUSE_SECONDS: Final = 0.25
 #: Seconds between two records of that.
 _LOG_SECONDS: Final = 60.0
-#: Seconds until more connections are closed that are idle, where there were too many for one turn of the loop.
+#: Seconds until more idle connections are closed, where there are too many for one turn of the loop.
 _CLOSING_PAUSE_SECONDS: Final = 0.01
 #: Milliseconds after which the system ends a connection whose client does not acknowledge what was sent: it is gone
 #: silently, or does not read. Nothing else shows that, and an answer that is never sent has no deadline.
@@ -77,7 +77,7 @@ class _Request(HTTPServerRequest):
 
 
 class _Exchange(HTTPMessageDelegate):
-    """One request on a connection, passed on to its handler. Its stream is told when the request has come."""
+    """One request on a connection, passed on to its handler. It notes at the stream that the request has arrived."""
 
     __slots__ = ("_application", "_connection", "_handler", "_server_conn")  # It stays for the length of a hold.
 
@@ -115,7 +115,7 @@ class _Exchange(HTTPMessageDelegate):
 
 
 class Listener(HTTPServerConnectionDelegate):
-    """Serves `application` on the connections that come in on `sockets`, from now on.
+    """Serves `application` on `sockets`, from now on.
 
     One without a request for `idle_timeout` seconds is closed, at most a quarter of that late.
     """
@@ -147,17 +147,17 @@ class Listener(HTTPServerConnectionDelegate):
         self.close_idle()
 
     def close(self) -> None:
-        """Listen no more. Who is in the system's queue already is taken: closing the socket would reset them."""
+        """Stop listening. Connections in the system's queue are accepted first: closing the socket would reset them."""
         self._closing_idle.cancel()
         self._pause()
         for each in self._sockets:
             while self._take_some(each):
                 pass
-        self._pause()
+        self._pause()  # `_take_some` sets a timer to resume where no file descriptor is left.
         for each in self._sockets:
             each.close()
 
-    async def wait_new(self) -> None:
+    async def wait_first_requests(self) -> None:
         """Wait until the client of every new connection has sent its request, or has had time to."""
         since = self._loop.time() - _NEW_SECONDS
         for _ in range(round(_NEW_SECONDS / _NEW_CHECK_SECONDS)):
@@ -215,7 +215,7 @@ class Listener(HTTPServerConnectionDelegate):
         return True
 
     def close_idle(self) -> None:
-        """Close those that are idle, a few at a time as they are taken."""
+        """Close idle connections, a few in each turn of the loop."""
         since = self._loop.time() - self._idle_timeout
         idle = list(islice((stream for stream in self._streams() if stream.waits_since < since), _AT_ONCE))
         pause = _CLOSING_PAUSE_SECONDS if len(idle) == _AT_ONCE else self._idle_timeout / 4
@@ -245,7 +245,7 @@ class Listener(HTTPServerConnectionDelegate):
 
 
 async def _discard(connection: socket.socket) -> None:
-    """Read what still comes, for a while; then close."""
+    """Read and discard what the client still sends, for a while; then close."""
     with closing(connection), suppress(OSError, TimeoutError):
         connection.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(_LINGER_SECONDS):

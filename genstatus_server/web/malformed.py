@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MAX_READ_AHEAD: Final = 256 * 1024
 #: Seconds between two records of the same reason.
 _LOG_SECONDS: Final = 1.0
-#: What the first bytes of a connection are that does not speak HTTP at all.
+#: The first bytes of connections that speak another protocol than HTTP.
 _OTHER_PROTOCOLS: Final = {
     b"\x16\x03": "tls",
     b"PROXY ": "proxy_protocol",
@@ -62,7 +62,7 @@ class MalformedRequests:
         self._logged: dict[str, float] = {}
 
     def refuse(self, reason: str) -> bytes:
-        """Count and log a request refused for `reason`; the answer to it, head and body."""
+        """Count and log a request that is refused for `reason`. Returns the answer: head and body."""
         self._counters[reason].inc()
         status, request_id = _STATUS[reason], new_request_id()
         if time.monotonic() >= self._logged.get(reason, -_LOG_SECONDS) + _LOG_SECONDS:
@@ -87,7 +87,7 @@ def _answer(status: HTTPStatus, request_id: str) -> bytes:
 
 
 class ClientStream(IOStream):
-    """A client's connection. What Tornado's parser would refuse bare, or without a word, gets an answer.
+    """A client's connection. Requests that Tornado's parser refuses get an answer with our headers and body.
 
     `waits_since` is the loop's time since when it waits for the head of a request, infinite while there is one.
     `on_refused` gets a second handle of the socket once the answer to a refused request is sent.
@@ -111,7 +111,7 @@ class ClientStream(IOStream):
         self._protocol: str | None = None
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        """As Tornado's; the first bytes tell a client that does not speak HTTP."""
+        """As Tornado's. The first bytes show whether the client speaks another protocol."""
         count = super().read_from_fd(buf)
         if self._has_read or not count:
             return count
@@ -119,19 +119,19 @@ class ClientStream(IOStream):
         self._protocol = _protocol_of(bytes(buf[:16]))
         if self._protocol is None:
             return count
-        # The parser waits for an empty line, and such a client for an answer.
+        # The parser would wait for an empty line that such a client never sends.
         buf[:5] = b"\0\r\n\r\n"
         return 5
 
     def write(self, data: bytes | memoryview) -> "Future[None]":
-        """As Tornado's, but for the bare 400 that its parser writes while it handles the error."""
+        """As Tornado's. The bare 400 that its parser writes while it handles an error is replaced."""
         error = sys.exception()
         if isinstance(error, HTTPInputError):
             data = self._refuse(self._protocol or _reason_of(error))
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:  # noqa: FBT002 - Tornado's signature
-        """As Tornado's, which does this without an answer where the headers are too large."""
+        """As Tornado's, which closes without an answer where the headers are too large."""
         if isinstance(exc_info, UnsatisfiableReadError) and not (self.closed() or self.writing()):
             has_head = self.waits_since == float("inf")
             with suppress(OSError):
@@ -139,12 +139,12 @@ class ClientStream(IOStream):
         super().close(exc_info)
 
     def close_fd(self) -> None:
-        """As Tornado's. It leaves no work for the garbage collector when its client resets it."""
+        """As Tornado's. A connection that its client has reset leaves no reference cycle."""
         if self._is_refused:
             self._on_refused(self.socket.dup())
         super().close_fd()
         if self.error is not None:
-            # It leads to the frames that saw it, and so back to here and to all that was read.
+            # Its traceback refers to frames, and these to this stream and to what was read.
             self.error = self.error.with_traceback(None)
 
     def _refuse(self, reason: str) -> bytes:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from genstatus_server.hold.hold import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
+from genstatus_server.hold.loop import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
 from genstatus_server.hold.registry import Hold, HoldResult
 from genstatus_server.model.access import Login, hash_token
 from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
@@ -15,22 +15,22 @@ from genstatus_server.model.jobs import Job
 from genstatus_server.mongo.queries import SESSIONS, USERS
 from genstatus_server.web.answers import encode_answer, encode_answer_about_several, entity_tag, opaque_tags
 from genstatus_server.web.base import CLIENT_GONE, BaseHandler, date_now, retry_after
-from genstatus_server.web.check import CHECK_SECONDS, IsSettled, StatusChecker, log_in_by_hash
+from genstatus_server.web.check import CHECK_SECONDS, EndsWait, StatusChecker, log_in_by_hash
 from genstatus_server.web.params import Query, StatusParams, parse_params_of_one, parse_params_of_several, parse_request
 
 
-class HeldHandler(BaseHandler):
-    """Answers at once, or holds. A subclass parses the parameters, says what settles them, and encodes the answer."""
+class StatusHandler(BaseHandler):
+    """Answers at once, or holds. A subclass parses the parameters, says what ends the wait, and encodes the answer."""
 
     _hold: Hold | None = None
-    _is_wait = False
+    _requests_wait = False
 
     @staticmethod
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         """The request parameters. Raises `InvalidRequest`."""
         raise NotImplementedError
 
-    def settles(self, params: StatusParams) -> IsSettled:
+    def ends_wait(self, params: StatusParams) -> EndsWait:
         """What ends the wait."""
         raise NotImplementedError
 
@@ -45,19 +45,19 @@ class HeldHandler(BaseHandler):
             self._hold.end(HoldResult.GONE)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """As for all answers; it tells that the wait has ended with an error."""
-        if self._is_wait:
+        """As for all answers. Tell that the wait has ended with an error."""
+        if self._requests_wait:
             self.set_header("X-Wait-Result", HoldResult.ERROR)
         super().write_error(status_code, **kwargs)
 
     async def get(self) -> None:
         """Log in, check, and answer; or hold in between."""
-        params, self._is_wait = parse_request(self.parse_params, self.request)
+        params, self._requests_wait = parse_request(self.parse_params, self.request)
         token_hash = hash_token(self.request.headers.get("X-Session-ID", ""))
         if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
             self._note_login(await log_in_by_hash(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
             raise params
-        checker = StatusChecker(self.services, token_hash, params, self.settles(params))
+        checker = StatusChecker(self.services, token_hash, params, self.ends_wait(params))
         if not params.wait:
             await self._answer_at_once(params, checker, self.arrived + CHECK_SECONDS, None)
             return
@@ -120,14 +120,14 @@ class HeldHandler(BaseHandler):
         return len(holds) < settings.max_waits and held_of_session < settings.max_waits_per_session
 
     def _note_login(self, login: Login, params: StatusParams | None = None) -> None:
-        """For the record of the request."""
+        """Add the caller and the parameters to the log record."""
         self.log_fields["user_id"] = login.user.user_id
         if params is not None:
             self.log_fields["submission_id"] = params.submission_id
             self.log_fields["file_type"] = ",".join(params.file_types)
 
     def _note_end(self, hold: Hold, result: HoldResult) -> None:
-        """For the record and the metrics."""
+        """Add the end of the hold to the log record and to the metrics."""
         held = asyncio.get_running_loop().time() - hold.held_since
         self.services.metrics.hold_seconds.labels(result.value).observe(held)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
@@ -167,28 +167,28 @@ class HeldHandler(BaseHandler):
         return min(params.timeout or settings.wait_default, settings.wait_max)
 
 
-class GenerationStatusHandler(HeldHandler):
+class GenerationStatusHandler(StatusHandler):
     """The status of one file, at once or when it is settled."""
 
     @staticmethod
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         return parse_params_of_one(query, prefer)
 
-    def settles(self, params: StatusParams) -> IsSettled:  # noqa: ARG002 - the parameters of one file say nothing else.
+    def ends_wait(self, params: StatusParams) -> EndsWait:  # noqa: ARG002 - the parameters of one file say nothing else.
         return _is_settled
 
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
         return encode_answer(jobs[0], params.file_types[0], urls[0], self.services.settings.generated_at_format)
 
 
-class GenerationStatusesHandler(HeldHandler):
+class GenerationStatusesHandler(StatusHandler):
     """The status of several files of a submission, in one request and one hold."""
 
     @staticmethod
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         return parse_params_of_several(query, prefer)
 
-    def settles(self, params: StatusParams) -> IsSettled:
+    def ends_wait(self, params: StatusParams) -> EndsWait:
         cached = self._cached_entity_tags()
         if not params.any_file:
             return lambda jobs: all(job.is_settled for job in jobs)
@@ -211,16 +211,16 @@ class GenerationStatusesHandler(HeldHandler):
         return entity_tag(params.submission_id, params.file_types, jobs)
 
 
-def first_leaves_waiting() -> IsSettled:
+def first_leaves_waiting() -> EndsWait:
     waiting: list[int] = []
 
-    def is_settled(jobs: Sequence[Job]) -> bool:
+    def ends_wait(jobs: Sequence[Job]) -> bool:
         nonlocal waiting
         if not waiting:  # Also where a job that was cached as settled is generated once more.
             waiting = [place for place, job in enumerate(jobs) if not job.is_settled]
         return not waiting or any(jobs[place].is_settled for place in waiting)
 
-    return is_settled
+    return ends_wait
 
 
 def _is_settled(jobs: Sequence[Job]) -> bool:

@@ -12,7 +12,7 @@ from genstatus_server.hold.registry import Hold
 from tests.e2e.browser import Observed, StatusPage
 from tests.e2e.conftest import OpenPage
 from tests.support import npm
-from tests.support.server import Server, until
+from tests.support.server import Server, seen_by, until
 from tests.support.services import S3
 from tests.support.world import World, upload
 
@@ -98,6 +98,7 @@ async def test_page_repeats_a_request_that_fails(open_page: OpenPage, server: Se
     await world.put_job(status="failed", message="No awards were found")
     await page.says("D1", "Failed", "No awards were found")
     await world.put_job()
+    await seen_by(server, world)
     await page.page.get_by_role("button", name="Check again: file D1").click()
     await page.says("D1", "Being generated")
     await server.held(1)
@@ -288,6 +289,7 @@ async def test_a_click_on_what_is_generated_once_more(open_page: OpenPage, serve
     await page.watch(files="D1")
     await page.says("D1", "Finished")
     await world.put_job()
+    await seen_by(server, world)
     await page.page.clock.fast_forward("00:31")
     await page.link("D1").click()
     await page.says("D1", "Being generated")

@@ -627,7 +627,7 @@ async def test_hold_does_not_begin_for_a_client_that_left(
 ) -> None:
     await world.put_job()
     asked, go_on = asyncio.Event(), asyncio.Event()
-    read = server.services.documents.read
+    read = server.services.documents.get
 
     async def read_slowly(*arguments: Any) -> Any:
         asked.set()

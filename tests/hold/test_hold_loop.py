@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from genstatus_server.hold.hold import (
+from genstatus_server.hold.loop import (
     JITTER,
     LAST_CHECK_SECONDS,
     LAST_SIGNATURE_SECONDS,
@@ -218,8 +218,8 @@ async def test_hold_outlasts_checks_that_fail(monkeypatch: pytest.MonkeyPatch) -
             return pause
 
     pauses: list[float] = []
-    monkeypatch.setattr("genstatus_server.hold.hold._FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("genstatus_server.hold.hold._LONGEST_PAUSE", 0.03)
+    monkeypatch.setattr("genstatus_server.hold.loop._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("genstatus_server.hold.loop._LONGEST_PAUSE", 0.03)
     monkeypatch.setattr("random.uniform", lambda low, high: Share() if (low, high) == (0.5, 1) else None)
     held = await Held(Checker(WAITING, Away(), Away(), Away(), SETTLED)).waits()
     began = now()

@@ -108,7 +108,7 @@ class Reading:
         self.freshness.start(time_of(10), now())
 
     async def read(self, *keys: Key, seconds: float = 60) -> Any:
-        return await self.documents.read(keys, now() + seconds)
+        return await self.documents.get(keys, now() + seconds)
 
 
 def now() -> float:
@@ -265,7 +265,7 @@ async def test_reader_says_that_a_primary_is_behind(monkeypatch: pytest.MonkeyPa
     reading.mongodb.now = 9
     with pytest.raises(ServiceUnavailable) as raised:
         await reading.reader.read(ALL)
-    assert log.cause(raised.value) == "ConnectionError: a primary that is behind the change stream"
+    assert log.cause(raised.value) == "ConnectionError: the primary has not yet what the change stream has delivered"
 
 
 async def test_reader_counts_the_queries_of_each_collection() -> None:

@@ -111,7 +111,7 @@ async def start(stack: AsyncExitStack, settings: Settings, s3: S3, client: Simpl
     server = serve(stack, services, client)
     await until(lambda: services.follower.state is not StreamState.DOWN, what="watching")
     # Its first connection for reads stands by now: to make one may take a busy machine longer than a short hold may.
-    await services.connection.ping()
+    await services.mongodb.ping()
     return server
 
 

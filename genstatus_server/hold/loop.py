@@ -72,7 +72,8 @@ async def hold_until_settled(
             return Outcome(checked, None, ended)
         if ended or (checked.is_settled and not hold.woken):
             urls = await checker.sign(checked, max(loop.time(), deadline) + LAST_SIGNATURE_SECONDS)
-            has_changed = hold.woken and checked.is_confirmed  # The signed file, or who may fetch it.
+            # Woken while signing: the file or the access may have changed, so check again.
+            has_changed = hold.woken and checked.is_confirmed
             if not has_changed or (ended and not checked.is_settled and not any(urls)):
                 return Outcome(checked, urls, ended if ended and not checked.is_settled else HoldResult.SETTLED)
         else:
