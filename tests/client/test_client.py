@@ -68,7 +68,7 @@ def files(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-async def test_it_waits_and_downloads(
+async def test_client_waits_and_downloads(
     front: type[Front], server: Server, world: World, s3: S3, tmp_path: Path, network: BadNetwork
 ) -> None:
     await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
@@ -93,7 +93,7 @@ async def test_it_waits_and_downloads(
 
 
 @pytest.mark.parametrize("status", ["failed", "invalid"])
-async def test_results_without_a_file(
+async def test_client_reports_a_failed_or_invalid_generation(
     front: type[Front], server: Server, world: World, tmp_path: Path, status: str
 ) -> None:
     await world.put_job(status={"failed": "failed", "invalid": "ready"}[status], message="Too large")
@@ -116,7 +116,7 @@ async def test_results_without_a_file(
         ("owner", 0, 400, "submission_id: Must be an integer from 1 to 9223372036854775807."),
     ],
 )
-async def test_refusals(
+async def test_client_reports_status_and_message_of_a_refusal(
     front: type[Front], server: Server, world: World, token: str, submission_id: int, status: int, message: str
 ) -> None:
     async with front(server.base_url + "/", token) as client:
@@ -127,7 +127,7 @@ async def test_refusals(
             assert caught.value.request_id
 
 
-async def test_the_time_is_over(front: type[Front], server: Server, world: World) -> None:
+async def test_client_reports_the_last_status_at_its_timeout(front: type[Front], server: Server, world: World) -> None:
     await world.put_job()
     async with front(server.base_url, "owner") as client:
         # So that a hold of 0.3 s has nothing to read: where that takes longer it is a 503, which is asked again late.
@@ -138,14 +138,14 @@ async def test_the_time_is_over(front: type[Front], server: Server, world: World
     assert caught.value.last.status is Status.WAITING
 
 
-async def test_nobody_listens(front: type[Front]) -> None:
+async def test_client_reports_an_unreachable_server(front: type[Front]) -> None:
     async with front("http://127.0.0.1:1", "owner") as client:
         with pytest.raises(ServerUnavailable, match="ConnectError") as caught:
             await client.check_generation(1, "D1")
         assert caught.value.status == 0
 
 
-async def test_an_answer_without_end(
+async def test_client_refuses_an_oversized_answer(
     front: type[Front], server: Server, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (sync_client, async_client):
@@ -188,7 +188,7 @@ async def test_client_restarts_an_interrupted_download(
     assert network.answer_length < len(CONTENT)
 
 
-async def test_a_stream_gets_the_file_once(
+async def test_client_writes_each_byte_to_a_stream_once(
     front: type[Front], server: Server, finished: None, network: BadNetwork
 ) -> None:
     network.worsen([Fault(cut=200_000)])
@@ -200,7 +200,7 @@ async def test_a_stream_gets_the_file_once(
     assert network.requests == 2
 
 
-async def test_a_file_of_another_size_is_not_taken(
+async def test_client_refuses_a_file_of_the_wrong_size(
     front: type[Front], server: Server, finished: None, world: World, tmp_path: Path, network: BadNetwork
 ) -> None:
     await world.finish(size=len(CONTENT) + 1)
@@ -212,13 +212,15 @@ async def test_a_file_of_another_size_is_not_taken(
     assert files(tmp_path) == []
 
 
-async def test_a_folder_that_is_not_there(front: type[Front], server: Server, finished: None, tmp_path: Path) -> None:
+async def test_client_refuses_a_download_into_a_missing_folder(
+    front: type[Front], server: Server, finished: None, tmp_path: Path
+) -> None:
     async with front(server.base_url, "owner") as client:
         with pytest.raises(FileNotFoundError):
             await client.download(1, "D1", tmp_path / "no" / "D1.csv")
 
 
-async def test_a_wait_that_is_cancelled_frees_its_hold(server: Server, world: World) -> None:
+async def test_client_frees_its_hold_when_a_wait_is_cancelled(server: Server, world: World) -> None:
     await world.put_job()
     async with FRONTS[1](server.base_url, "owner") as client:
         waiting = asyncio.ensure_future(client.wait_for_generation(1, "D1"))
@@ -229,7 +231,7 @@ async def test_a_wait_that_is_cancelled_frees_its_hold(server: Server, world: Wo
         await until(lambda: not len(server.services.holds), what="the hold is freed")
 
 
-async def test_many_wait_with_one_client(server: Server, world: World) -> None:
+async def test_client_serves_many_waits_at_once(server: Server, world: World) -> None:
     await world.put_job()
     async with FRONTS[1](server.base_url, "owner") as client:
         waits = [asyncio.ensure_future(client.wait_for_generation(1, "D1")) for _ in range(60)]
@@ -238,7 +240,7 @@ async def test_many_wait_with_one_client(server: Server, world: World) -> None:
         assert {(await waiting).status for waiting in waits} == {Status.FINISHED}
 
 
-async def test_no_redirect_is_followed(front: type[Front], io_loop: IOLoop) -> None:
+async def test_client_follows_no_redirect(front: type[Front], io_loop: IOLoop) -> None:
     seen: list[bytes] = []
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -257,7 +259,7 @@ async def test_no_redirect_is_followed(front: type[Front], io_loop: IOLoop) -> N
     assert len(seen) == 1
 
 
-async def test_no_secret_is_logged(
+async def test_client_logs_no_token_and_no_signature(
     front: type[Front],
     server: Server,
     finished: None,
@@ -275,7 +277,7 @@ async def test_no_secret_is_logged(
     assert "owner" not in caplog.text
 
 
-async def test_the_sample_in_the_documentation(server: Server, finished: None, tmp_path: Path) -> None:
+async def test_client_sample_of_the_documentation_runs(server: Server, finished: None, tmp_path: Path) -> None:
     text = await asyncio.to_thread(DOCUMENTATION.read_text)
     sample = text.partition("```python\n")[2].partition("```")[0]
     for written, here in {
@@ -300,13 +302,13 @@ def modules_after(statement: str) -> set[str]:
     return set(loaded)
 
 
-def test_the_client_needs_nothing_of_the_server() -> None:
+def test_client_imports_no_library_of_the_server() -> None:
     server_side = {"tornado", "motor", "pymongo", "aiobotocore", "botocore", "marshmallow", "prometheus_client"}
     for statement in ("import genstatus_server.client", "import genstatus_server.client.wait"):
         assert not modules_after(statement) & server_side
     assert "httpx" in modules_after("import genstatus_server.client")
 
 
-def test_serve_does_not_need_the_client() -> None:
+def test_server_imports_without_the_libraries_of_the_client() -> None:
     without = "import sys; sys.modules.update(httpx=None, rich=None)"
     assert "tornado" in modules_after(f"{without}; import genstatus_server.cli, genstatus_server.server.run")

@@ -48,7 +48,7 @@ def test_client_wheel_needs_nothing_of_the_server(wheel: Path) -> None:
     assert metadata["Version"] == version("genstatus-server")
 
 
-def test_its_command_runs_without_the_server(wheel: Path) -> None:
+def test_client_wheel_runs_its_command_without_the_server(wheel: Path) -> None:
     code = """
 import sys
 sys.modules.update(dict.fromkeys(("genstatus_server", "tornado", "motor", "pymongo", "aiobotocore", "botocore")))

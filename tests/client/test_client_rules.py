@@ -139,7 +139,7 @@ def test_rules_pause_after_an_answer(first: Reply, seconds: float) -> None:
     assert script.slept == [pytest.approx(seconds)]
 
 
-def test_retry_after_may_be_a_date() -> None:
+def test_rules_accept_a_date_as_retry_after() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert rules.retry_after(reply(503, retry_after=date)) == pytest.approx(60, abs=5)
 
@@ -166,7 +166,7 @@ def test_wait_pauses_after_a_long_hold_only_as_requested() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_refusals_end_it(status: int) -> None:
+def test_rules_end_the_wait_on_a_refusal(status: int) -> None:
     body = {"message": "No such submission", "errors": {"submission_id": ["no"]}}
     with pytest.raises(GenerationRefused, match=r"^No such submission$") as caught:
         Script([reply(status, body, x_request_id="r1")]).wait()
@@ -296,7 +296,9 @@ GENERATION = Generation(Status.FINISHED, "D1", url=str(URL), size=3)
         pytest.param([reply(503, {}, retry_after="6"), answer("finished"), FETCHED], 2, 1, [6], id="and says how long"),
     ],
 )
-def test_downloads(replies: list[Reply], asked: int, fetched: int, slept: list[float]) -> None:
+def test_download_retries_until_the_file_is_complete(
+    replies: list[Reply], asked: int, fetched: int, slept: list[float]
+) -> None:
     script = Script(replies)
     assert script.download().status is Status.FINISHED
     assert (len(script.requests), script.fetched, script.slept) == (asked, fetched, slept)
@@ -322,7 +324,7 @@ def test_rules_reuse_a_known_answer() -> None:
         ([Reply(403), answer("waiting")], "its generation is waiting", 1),
     ],
 )
-def test_downloads_that_fail(replies: list[Reply], why: str, fetched: int) -> None:
+def test_download_says_why_it_failed(replies: list[Reply], why: str, fetched: int) -> None:
     script = Script(replies)
     with pytest.raises(DownloadFailed, match=why):
         script.download(generation=GENERATION)
@@ -345,13 +347,13 @@ def test_repr_of_generations_and_steps_hides_the_url() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "status.example.gov", "ftp://x", "http://", "http://x?y=1", "http://x/#y"])
-def test_urls_that_cannot_be_used(url: str) -> None:
+def test_target_refuses_an_invalid_url(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):
         Target(url, "token")
 
 
 @pytest.mark.parametrize("token", ["", "a\nb", "ä", "\x00"])
-def test_tokens_that_cannot_be_used(token: str) -> None:
+def test_target_refuses_an_invalid_token(token: str) -> None:
     with pytest.raises(ValueError, match="token") as caught:
         Target("http://x", token)
     assert token not in str(caught.value) or not token
@@ -434,7 +436,7 @@ def test_download_writes_no_byte_of_a_stream_twice() -> None:
         output.accept(200, {"etag": '"b"'}, 6)
 
 
-def test_paths_that_would_be_replaced_are_refused(tmp_path: Path) -> None:
+def test_part_file_refuses_a_path_to_no_ordinary_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "D1.csv")
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "link", "pipe", "/dev/null"):

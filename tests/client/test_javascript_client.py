@@ -49,7 +49,7 @@ LOST: Reply = {"lost": True}
         pytest.param(error(429, "-5"), 2.0, id="no negative seconds"),
     ],
 )
-def test_the_pause_after_an_answer(tmp_path: Path, first: Reply, seconds: float) -> None:
+def test_javascript_client_pauses_after_an_answer(tmp_path: Path, first: Reply, seconds: float) -> None:
     told = wait_by_script(tmp_path, [first, FINISHED])
     assert told.answer is not None
     assert told.answer["status"] == "finished"
@@ -64,14 +64,14 @@ def test_backoff_is_full_jitter_from_the_first_retry_on(tmp_path: Path, luck: fl
     assert pauses == [luck * bound for bound in (2, 4, 8, 16, 30, 30, 30, 30)]
 
 
-def test_a_deadline_is_no_failure(tmp_path: Path) -> None:
+def test_javascript_client_counts_no_failure_at_a_deadline(tmp_path: Path) -> None:
     told = wait_by_script(tmp_path, [None, None, DEADLINE, None, FINISHED])
     assert [each["failures"] for each in told.updates if each["phase"] == "asking"] == [0, 1, 2, 0, 1]
     assert told.times == [0, 2, 6, 7, 9]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_refusals_end_it(tmp_path: Path, status: int) -> None:
+def test_javascript_client_ends_the_wait_on_a_refusal(tmp_path: Path, status: int) -> None:
     body = {"message": "No such submission", "errors": {"submission_id": ["no"]}}
     told = wait_by_script(tmp_path, [{"status": status, "body": body, "headers": {"X-Request-ID": "r1"}}])
     assert told.refused == {"message": "No such submission", "status": status, "body": body, "requestId": "r1"}
@@ -80,7 +80,7 @@ def test_refusals_end_it(tmp_path: Path, status: int) -> None:
 
 
 @pytest.mark.parametrize("wait", [25, 5])
-def test_an_answer_may_come_ten_seconds_after_the_hold(tmp_path: Path, wait: int) -> None:
+def test_javascript_client_allows_ten_seconds_after_the_hold(tmp_path: Path, wait: int) -> None:
     late = {**(FINISHED or {}), "after": 1000 * (wait + 9)}
     assert wait_by_script(tmp_path, [late], wait=wait).times == [0]
     assert wait_by_script(tmp_path, [LOST, FINISHED], wait=wait).times == [0, wait + 10 + 2]
@@ -95,7 +95,7 @@ def test_an_answer_may_come_ten_seconds_after_the_hold(tmp_path: Path, wait: int
         pytest.param([None] * 9, 40, id="while it pauses"),
     ],
 )
-def test_the_caller_can_stop_it(tmp_path: Path, replies: list[Reply], at: float) -> None:
+def test_javascript_client_stops_when_its_caller_aborts(tmp_path: Path, replies: list[Reply], at: float) -> None:
     told = wait_by_script(tmp_path, replies, events={at: "abort"})
     assert told.refused is not None
     assert told.refused["message"] == "enough"
@@ -144,7 +144,7 @@ def test_javascript_client_sends_the_token_to_the_server_only(tmp_path: Path) ->
     assert asked["init"] == {"headers": sent, **guarded}
 
 
-def test_the_counts_in_the_documentation(tmp_path: Path) -> None:
+def test_javascript_client_agrees_with_the_counts_in_the_documentation(tmp_path: Path) -> None:
     held = wait_by_script(tmp_path, [waiting("deadline", "1", after=23_438)], hours=1)
     assert len(held.asked) <= 148
     refused = wait_by_script(tmp_path, [None], luck=None, hours=1)

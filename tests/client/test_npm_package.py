@@ -16,27 +16,27 @@ CLIENT = (STATIC / "genstatus.js").read_text()
 TYPES = (STATIC / "genstatus.d.ts").read_text()
 
 
-def test_its_version_is_the_servers() -> None:
+def test_npm_package_has_the_version_of_the_server() -> None:
     package = json.loads((STATIC / "package.json").read_text())
     assert package["version"] == re.sub(r"\.dev", "-dev.", genstatus_server.__version__)  # As npm writes it.
     for name in package["files"]:
         assert (STATIC / name).is_file()
 
 
-def test_it_stays_small_and_needs_nothing() -> None:
+def test_npm_package_stays_small_and_imports_nothing() -> None:
     assert len(CLIENT.splitlines()) < 150
     assert not re.search(r"^\s*import\b|\brequire\(", CLIENT, re.MULTILINE)
 
 
-def test_everything_that_it_gives_has_a_type() -> None:
+def test_npm_package_declares_a_type_for_every_export() -> None:
     given = r"^export (?:async )?(?:class|function) (\w+)"
     assert set(re.findall(given, CLIENT, re.MULTILINE)) == set(re.findall(given, TYPES, re.MULTILINE))
 
 
-def test_types_are_served_beside_it() -> None:
+def test_static_files_include_the_types_of_the_npm_package() -> None:
     assert STATIC_FILES["genstatus.d.ts"].content.decode() == TYPES
 
 
-def test_every_phase_has_a_type() -> None:
+def test_npm_package_declares_a_type_for_every_phase() -> None:
     phase = r'phase: "(\w+)"'
     assert set(re.findall(phase, CLIENT)) == set(re.findall(phase, TYPES))

@@ -121,7 +121,7 @@ def terminal(io_loop: IOLoop) -> Iterator[Terminal]:
     io_loop.run_sync(close)
 
 
-async def test_it_waits_and_prints_the_url(server: Server, world: World, s3: S3) -> None:
+async def test_wait_command_waits_and_prints_the_url(server: Server, world: World, s3: S3) -> None:
     await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
     await world.put_job()
     async with genstatus_wait(server.base_url) as waiting:
@@ -133,7 +133,7 @@ async def test_it_waits_and_prints_the_url(server: Server, world: World, s3: S3)
     assert err.splitlines() == ["D1 of submission 1: waiting", "D1 of submission 1: finished"]
 
 
-async def test_it_downloads_and_prints_the_path(server: Server, world: World, s3: S3, tmp_path: Path) -> None:
+async def test_wait_command_downloads_and_prints_the_path(server: Server, world: World, s3: S3, tmp_path: Path) -> None:
     await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
     await world.put_job()
     await world.finish(size=len(CONTENT))
@@ -153,7 +153,7 @@ async def test_it_downloads_and_prints_the_path(server: Server, world: World, s3
         ({"status": "ready"}, 3, "D1 of submission 1: invalid: the file was never requested"),
     ],
 )
-async def test_results_without_a_file(
+async def test_wait_command_reports_a_failed_or_invalid_generation(
     server: Server, world: World, job: dict[str, Any], status: int, said: str
 ) -> None:
     await world.put_job(**job)
@@ -170,14 +170,16 @@ async def test_results_without_a_file(
         ("owner", "7", 2, "No such submission"),
     ],
 )
-async def test_refusals(server: Server, world: World, token: str, submission: str, status: int, said: str) -> None:
+async def test_wait_command_reports_a_refusal_in_one_line(
+    server: Server, world: World, token: str, submission: str, status: int, said: str
+) -> None:
     async with genstatus_wait(server.base_url, token=token, submission=submission) as waiting:
         ended, out, err = await waiting.ended()
     assert (ended, out) == (status, "")
     assert err.splitlines() == [f"D1 of submission {submission}: {said}"]
 
 
-async def test_the_time_is_over(server: Server, world: World) -> None:
+async def test_wait_command_exits_with_124_at_its_timeout(server: Server, world: World) -> None:
     await world.put_job()
     async with genstatus_wait(server.base_url, "--timeout", "1.5") as waiting:
         status, out, err = await waiting.ended()
@@ -202,7 +204,7 @@ def test_wait_command_checks_the_path_before_the_wait(tmp_path: Path, name: str,
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
-async def test_it_downloads_to_standard_output(server: Server, world: World, s3: S3, name: str) -> None:
+async def test_wait_command_downloads_to_standard_output(server: Server, world: World, s3: S3, name: str) -> None:
     await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
     await world.put_job()
     await world.finish(size=len(CONTENT))
@@ -218,7 +220,7 @@ def run_here(*options: str, token: str | None = "owner", url: str = "http://127.
     return ended.exit_code, ended.output
 
 
-def test_every_exit_status_is_documented() -> None:
+def test_wait_command_documents_every_exit_status() -> None:
     shown = " ".join(CliRunner().invoke(wait, ["--help"]).output.split())
     written = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
     for status, meaning in {
@@ -237,33 +239,33 @@ def test_every_exit_status_is_documented() -> None:
     "options",
     [("--submission", "x"), ("--submission", "0"), ("--file-type", "D3"), ("--timeout", "0"), ("--token", "x")],
 )
-def test_usage(options: tuple[str, ...]) -> None:
+def test_wait_command_refuses_bad_options_with_status_2(options: tuple[str, ...]) -> None:
     assert run_here(*options)[0] == 2
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://x"])
-def test_a_url_that_cannot_be_used(url: str) -> None:
+def test_wait_command_refuses_an_invalid_url(url: str) -> None:
     told = "D1 of submission 1: the server's URL must begin with http:// or https:// and a host\n"
     assert run_here(url=url) == (2, told)
 
 
-def test_nobody_listens_and_it_says_so() -> None:
+def test_wait_command_reports_an_unreachable_server() -> None:
     status, output = run_here("--timeout", "0.5")
     assert status == 124
     assert "ConnectError" in output
 
 
-def test_a_token_that_cannot_be_used() -> None:
+def test_wait_command_refuses_an_invalid_token() -> None:
     told = "D1 of submission 1: the session token must be of printable ASCII characters, and not empty\n"
     assert run_here(token="a\nb") == (2, told)
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_no_token_and_no_terminal(token: str | None) -> None:
+def test_wait_command_requires_a_token_without_a_terminal(token: str | None) -> None:
     assert run_here(token=token) == (2, "genstatus wait: set GENSTATUS_SESSION_TOKEN to the session token\n")
 
 
-async def test_without_its_extra_it_says_what_to_install() -> None:
+async def test_wait_command_says_how_to_install_a_missing_extra() -> None:
     code = "import sys; sys.modules['rich'] = None; from genstatus_server.cli import main; main()"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, "wait", "--url=http://x", "--submission=1", "--file-type=E"),
@@ -274,7 +276,7 @@ async def test_without_its_extra_it_says_what_to_install() -> None:
     assert err.decode() == "genstatus wait: needs rich: pip install '.[client]' in the source folder\n"
 
 
-async def test_ctrl_c_ends_it(server: Server, world: World) -> None:
+async def test_wait_command_ends_at_ctrl_c(server: Server, world: World) -> None:
     await world.put_job()
     async with genstatus_wait(server.base_url) as waiting:
         await held(server)
@@ -285,7 +287,7 @@ async def test_ctrl_c_ends_it(server: Server, world: World) -> None:
     assert err.splitlines()[-1] == "D1 of submission 1: interrupted"
 
 
-async def test_sigterm_leaves_no_half_of_a_file(
+async def test_wait_command_removes_the_partial_file_at_sigterm(
     server: Server, world: World, storage_network: BadNetwork, tmp_path: Path
 ) -> None:
     await world.put_job()
@@ -323,7 +325,7 @@ async def test_wait_prompts_for_the_token_and_shows_progress(
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # The cursor is back.
 
 
-async def test_ctrl_c_leaves_no_spinner(server: Server, world: World, terminal: Terminal) -> None:
+async def test_wait_command_erases_its_spinner_at_ctrl_c(server: Server, world: World, terminal: Terminal) -> None:
     await world.put_job()
     async with genstatus_wait(server.base_url, terminal=terminal.slave) as waiting:
         await until(lambda: "D1 of submission 1: waiting" in terminal.shown, seconds=SECONDS)

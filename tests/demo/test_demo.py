@@ -126,7 +126,7 @@ def test_storage_reaches_loopback_without_the_proxy(storage: Storage, monkeypatc
         files.upload("1/D1.csv", b"a,b")
 
 
-def test_a_login_lasts_for_about_30_days(
+def test_seed_makes_login_sessions_of_30_days(
     mongodb_uri: str, database_name: str, sync_mongodb: Client, storage: Storage
 ) -> None:
     seed(mongodb_uri, database_name, storage)
@@ -135,14 +135,16 @@ def test_a_login_lasts_for_about_30_days(
         assert timedelta(days=29) < left <= timedelta(days=30)
 
 
-def test_the_worker_keeps_the_job_that_was_seeded(
+def test_demo_worker_reuses_the_seeded_job(
     mongodb_uri: str, database_name: str, jobs: Jobs, writer: JobsWriter, storage: Storage
 ) -> None:
     seed(mongodb_uri, database_name, storage)
     assert writer.request(DEMO_SUBMISSION_ID, DEMO_FILE_TYPE).job_id == DEMO_JOB_ID
 
 
-def test_every_finished_sample_has_its_file(mongodb_uri: str, database_name: str, jobs: Jobs, storage: Storage) -> None:
+def test_seed_uploads_the_file_of_every_finished_job(
+    mongodb_uri: str, database_name: str, jobs: Jobs, storage: Storage
+) -> None:
     seed(mongodb_uri, database_name, storage)
     found = [job_from_document(document) for document in jobs.find()]
     assert {job.generation_status for job in found} == set(GenerationStatus)
@@ -169,7 +171,7 @@ def test_demo_file_downloads_by_its_url_only_if_untampered(
         assert (process.wait(5), process.stderr and process.stderr.read()) == (0, b"")
 
 
-def test_the_worker_ends_when_its_stdin_does(
+def test_demo_worker_ends_when_its_stdin_closes(
     mongodb_uri: str, database_name: str, jobs: Jobs, storage: Storage
 ) -> None:
     with running_worker(mongodb_uri, database_name, storage) as process:
@@ -192,7 +194,7 @@ class Steps:
         return self.left == 0
 
 
-def test_one_generation_takes_every_step(jobs: Jobs, writer: JobsWriter) -> None:
+def test_demo_worker_takes_a_job_through_every_status(jobs: Jobs, writer: JobsWriter) -> None:
     seen = []
     for _ in worker.generations(writer):
         document = jobs.find_one(DEMO_JOB) or {}
@@ -224,13 +226,13 @@ def test_demo_calls_are_single_lines_of_curl_and_sed() -> None:
         subprocess.run(["/bin/sh", "-n"], input=call.encode(), check=True)
 
 
-def test_the_calls_name_no_proxy_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_calls_bypass_a_configured_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", NO_PROXY_THERE)
     text = curl_lines("http://127.0.0.1:8888/")
     assert text.count("curl -sS --noproxy '*' ") == text.count("curl ") == 7
 
 
-def test_the_download_takes_the_url_out_of_an_answer() -> None:
+def test_demo_download_call_extracts_the_url_of_an_answer() -> None:
     download = next(line for line in curl_lines("http://127.0.0.1:1").splitlines() if "xargs" in line)
     sed = download.split("|")[1]
     for answer in ('{"status": "finished", "url": "http://s3/x?a=1&b=2", "size": 3}', '{"url":"http://s3/x?a=1&b=2"}'):

@@ -148,7 +148,7 @@ def test_embedded_program_that_cannot_start_ends_the_other(tmp_path: Path, monke
     assert processes_in(tmp_path) == []
 
 
-def test_damaged_keys_are_one_clear_line(tmp_path: Path) -> None:
+def test_embedded_reports_damaged_keys_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "s3-keys.json").write_text("{}")
     with pytest.raises(StartupError, match=r"s3-keys.json is damaged: remove it"):
         start_and_stop(tmp_path)
@@ -170,7 +170,7 @@ def test_embedded_reports_an_unusable_folder_in_one_line(tmp_path: Path, blocked
 # MongoDB
 
 
-def test_port_taken_by_somebody_silent_after_a_kill_loses_nothing(tmp_path: Path) -> None:
+def test_embedded_mongod_keeps_its_data_when_its_port_is_taken(tmp_path: Path) -> None:
     """A forced reconfiguration would take 30 s, and a standalone start must not drop what the oplog still holds."""
     with another_server(tmp_path) as (server, uri, _):
         insert(uri, 500)
@@ -187,7 +187,7 @@ def test_port_taken_by_somebody_silent_after_a_kill_loses_nothing(tmp_path: Path
         assert saved_port(folder) != port
 
 
-def test_mongod_killed_with_9_finds_its_data(tmp_path: Path) -> None:
+def test_embedded_mongod_keeps_its_data_after_sigkill(tmp_path: Path) -> None:
     async def run() -> None:
         async with running_mongod(tmp_path) as uri:
             await asyncio.to_thread(insert, uri, 7)
@@ -352,7 +352,7 @@ def test_embedded_reports_a_missing_rclone(monkeypatch: pytest.MonkeyPatch) -> N
         s3.find_rclone()
 
 
-def test_s3_on_another_port_where_the_last_one_is_taken(tmp_path: Path) -> None:
+def test_embedded_s3_uses_another_port_when_its_own_is_taken(tmp_path: Path) -> None:
     async def run() -> str:
         async with running_s3(tmp_path, access_key="key", secret_key="secret") as url:
             (pid,) = processes_in(tmp_path, program="rclone")
@@ -484,7 +484,7 @@ def test_guard_ends_the_program_at_sigterm(lifeline: tuple[int, int]) -> None:
     os.close(lifeline[1])
 
 
-def test_guard_as_a_program() -> None:
+def test_guard_program_passes_on_output_and_exit_status() -> None:
     command = [sys.executable, "-I", "-S", guard.__file__, "--", *sh("echo why; exit 4")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdout is not None

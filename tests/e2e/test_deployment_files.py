@@ -40,7 +40,7 @@ LOCKED = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, re.MULTILINE))
         ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
     ],
 )
-def test_file_fits_its_schema(schema: str, path: str) -> None:
+def test_deployment_file_fits_its_schema(schema: str, path: str) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(ROOT / path)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
@@ -110,7 +110,7 @@ def test_healthcheck_follows_the_port_in_the_environment() -> None:
     assert check(server.server_port) == 1
 
 
-def test_every_dependency_is_locked_with_hashes() -> None:
+def test_requirements_lock_pins_every_dependency_with_hashes() -> None:
     text = (ROOT / "setup.py").read_text()
     for name in ("RUNTIME", "WORKER"):
         block = re.search(rf"^{name} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ from tests.support.world import World
 
 
 @pytest.mark.timeout(seconds=300)
-async def test_openapi_python_client(server: Server, world: World, tmp_path: Path) -> None:
+async def test_openapi_python_client_reads_every_kind_of_answer(server: Server, world: World, tmp_path: Path) -> None:
     document = write_document(tmp_path)
     settings = tmp_path / "settings.yaml"
     settings.write_text("post_hooks: []\n")
@@ -26,7 +26,7 @@ async def test_openapi_python_client(server: Server, world: World, tmp_path: Pat
 
 
 @pytest.mark.timeout(seconds=600)
-async def test_openapi_fetch(server: Server, world: World, tmp_path: Path) -> None:
+async def test_openapi_fetch_client_reads_every_kind_of_answer(server: Server, world: World, tmp_path: Path) -> None:
     modules = await asyncio.to_thread(npm.installed)
     (tmp_path / "node_modules").symlink_to(modules)
     (tmp_path / "package.json").write_text('{"type": "module"}')

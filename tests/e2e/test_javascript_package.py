@@ -81,7 +81,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_node_finds_it(server: Server, world: World, project: Path) -> None:
+async def test_javascript_package_runs_in_node(server: Server, world: World, project: Path) -> None:
     await world.put_job()
     (project / "main.js").write_text(IN_NODE)
     process = await asyncio.create_subprocess_exec(
@@ -94,7 +94,7 @@ async def test_node_finds_it(server: Server, world: World, project: Path) -> Non
 
 
 @pytest.mark.parametrize("resolution", ["--module nodenext", "--module esnext --moduleResolution bundler"])
-async def test_types_are_found(project: Path, resolution: str) -> None:
+async def test_javascript_package_types_compile(project: Path, resolution: str) -> None:
     (project / "main.ts").write_text(TYPED)
     options = TSC.replace("--module nodenext", resolution).replace(" --types node", "")
     await run(
@@ -120,7 +120,7 @@ def server_options(origin: str) -> dict[str, str]:
     return {"cors_origins": origin}
 
 
-async def test_vite_bundles_it_with_the_code_of_the_guide(
+async def test_javascript_package_runs_the_guide_code_bundled_by_vite(
     server: Server, world: World, project: Path, sockets: list[Any], origin: str, browser: BrowserContext
 ) -> None:
     await world.put_job()

@@ -72,18 +72,18 @@ def objects(value: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield from objects(inner, name)
 
 
-def test_document_is_valid() -> None:
+def test_openapi_document_is_valid() -> None:
     validate(openapi_document())
     validate(DOCUMENT)
 
 
-def test_document_is_plain() -> None:
+def test_openapi_document_avoids_keywords_that_generators_misread() -> None:
     for name, each in objects(openapi_document()):
         assert not set(STUMBLING_BLOCKS) & set(each), name
         assert "(?" not in each.get("pattern", ""), name
 
 
-def test_large_integers_are_declared_as_such() -> None:
+def test_openapi_declares_large_integers_as_int64() -> None:
     for name, each in objects(openapi_document()):
         if "schema" in each and each.get("name") in LARGE:
             assert each["schema"]["format"] == "int64", each["name"]
@@ -91,7 +91,7 @@ def test_large_integers_are_declared_as_such() -> None:
             assert each["format"] == "int64", name
 
 
-def test_every_parameter_has_a_meaning_and_an_example_that_fits() -> None:
+def test_openapi_describes_every_parameter_with_a_valid_example() -> None:
     for path, method, operation in operations():
         for parameter in map(resolve, operation.get("parameters", ())):
             assert parameter["description"], (path, method)
@@ -100,7 +100,7 @@ def test_every_parameter_has_a_meaning_and_an_example_that_fits() -> None:
                 fits(parameter["schema"], example)
 
 
-def test_every_header_has_a_meaning_and_an_example_that_fits() -> None:
+def test_openapi_describes_every_header_with_a_valid_example() -> None:
     for where, response in responses():
         assert response["headers"], where
         for header in map(resolve, response["headers"].values()):
@@ -108,7 +108,7 @@ def test_every_header_has_a_meaning_and_an_example_that_fits() -> None:
             fits(header["schema"], header["example"])
 
 
-def test_every_body_has_an_example_that_fits() -> None:
+def test_openapi_gives_every_body_a_valid_example() -> None:
     for where, response in responses():
         is_bodiless = where.startswith("head") or where.endswith("204")
         assert "content" in response or is_bodiless, where
@@ -131,7 +131,7 @@ def test_every_body_has_an_example_that_fits() -> None:
         {"generated_at": "2026-11-02"},
     ],
 )
-def test_the_schema_refuses_what_is_not_promised(wrong: dict[str, Any]) -> None:
+def test_openapi_schema_refuses_an_invalid_answer(wrong: dict[str, Any]) -> None:
     schema = DOCUMENT["components"]["schemas"]["GenerationStatus"]
     content = DOCUMENT["paths"]["/v1/check_generation_status/"]["get"]["responses"]["200"]["content"]
     examples = {name: example["value"] for name, example in content["application/json"]["examples"].items()}
@@ -141,7 +141,7 @@ def test_the_schema_refuses_what_is_not_promised(wrong: dict[str, Any]) -> None:
     assert not validator.is_valid(base | wrong)
 
 
-async def test_every_route_is_in_it(server: Server) -> None:
+async def test_openapi_lists_every_route(server: Server) -> None:
     [file_name] = DOCUMENT["paths"]["/static/{name}"]["get"]["parameters"]
     names = file_name["schema"]["enum"]
     documented = {path.replace("{name}", name) for path in DOCUMENT["paths"] for name in names}
@@ -191,7 +191,7 @@ async def run_schemathesis(base_url: str, folder: Path) -> tuple[int | None, str
 
 
 @pytest.mark.timeout(seconds=600)  # hundreds of requests, on a machine that may be busy
-async def test_every_answer_is_in_it(server: Server, world: World, tmp_path: Path) -> None:
+async def test_openapi_describes_every_answer_of_the_server(server: Server, world: World, tmp_path: Path) -> None:
     await world.put_job(100, "D1")
     await world.finish(100)
     await world.put_job(102, "E", status="failed", message="No awards were found")

@@ -13,7 +13,7 @@ from tests.support.services import S3
 from tests.support.world import World
 
 
-async def test_a_restart_under_a_waiting_page(
+async def test_page_reconnects_after_a_restart_of_the_server(
     open_page: OpenPage, world: World, mongodb_uri: str, s3: S3, tmp_path: Path
 ) -> None:
     await world.put_job()

@@ -52,7 +52,7 @@ def holds_of_d1(server: Server) -> frozenset[Hold]:
     return server.services.holds.of(("jobs", (1, "D1")))
 
 
-async def test_a_file_in_every_state(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
+async def test_page_shows_every_state_of_a_file(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
     upload(s3, "1/D1.csv", b"a,b\r\n1,2\r\n")
     quarter = {"start": datetime(2026, 7, 1, tzinfo=UTC), "end": datetime(2026, 9, 30, tzinfo=UTC)}
     changed = {"updated_at": datetime(2026, 10, 5, 14, 30, tzinfo=UTC)}
@@ -76,7 +76,7 @@ async def test_a_file_in_every_state(open_page: OpenPage, server: Server, world:
     assert await content_of(await download.value) == b"a,b\r\n1,2\r\n"
 
 
-async def test_a_hold_that_settles_while_it_is_watched(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_shows_the_result_when_a_hold_settles(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     page = await open_page()
     await page.watch(files="D1")
@@ -90,7 +90,7 @@ async def test_a_hold_that_settles_while_it_is_watched(open_page: OpenPage, serv
     await server.held(0)
 
 
-async def test_page_repeats_a_request_that_fails(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_checks_a_failed_file_again_on_request(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     page = await open_page()
     await page.watch(files="D1")
@@ -106,7 +106,9 @@ async def test_page_repeats_a_request_that_fails(open_page: OpenPage, server: Se
     await page.says("D1", "Finished")
 
 
-async def test_a_reload_goes_on(open_page: OpenPage, server: Server, world: World, observed: Observed) -> None:
+async def test_page_continues_after_a_reload(
+    open_page: OpenPage, server: Server, world: World, observed: Observed
+) -> None:
     await put_all(world)
     page = await open_page()
     await page.watch(files="D1 E")
@@ -125,7 +127,7 @@ async def test_a_reload_goes_on(open_page: OpenPage, server: Server, world: Worl
     assert await page.page.evaluate("indexedDB.databases()") == []
 
 
-async def test_two_tabs_share_a_hold(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_shares_one_hold_between_two_tabs(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     first, second = await open_page(), await open_page()
     for page in (first, second):
@@ -146,7 +148,7 @@ async def test_two_tabs_share_a_hold(open_page: OpenPage, server: Server, world:
         await page.says("D1", "Finished")
 
 
-async def test_another_token_shares_nothing(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_shares_no_hold_between_tokens(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     owner, stranger, reader = await open_page(), await open_page(), await open_page()
     await owner.watch(files="D1")
@@ -165,7 +167,7 @@ async def test_another_token_shares_nothing(open_page: OpenPage, server: Server,
 
 
 @pytest.mark.timeout(seconds=300)
-async def test_eight_tabs_keep_connections_free(
+async def test_page_keeps_connections_free_in_eight_tabs(
     open_page: OpenPage, server: Server, world: World, observed: Observed
 ) -> None:
     await put_all(world)
@@ -187,7 +189,7 @@ async def test_eight_tabs_keep_connections_free(
     assert len(list(observed.checks())) < 8 * 4 * 4
 
 
-async def test_more_files_than_places_are_polled(
+async def test_page_polls_files_beyond_its_limit_of_holds(
     open_page: OpenPage, server: Server, world: World, observed: Observed
 ) -> None:
     await put_all(world)
@@ -203,7 +205,7 @@ async def test_more_files_than_places_are_polled(
             await page.says(file_type, "Finished")
 
 
-async def test_a_tab_that_comes_to_the_front_takes_over(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_moves_the_hold_to_the_visible_tab(open_page: OpenPage, server: Server, world: World) -> None:
     await world.put_job()
     back, front = await open_page(), await open_page()
     await show_page(front, "hidden")
@@ -221,7 +223,7 @@ async def test_a_tab_that_comes_to_the_front_takes_over(open_page: OpenPage, ser
         await page.says("D1", "Finished")
 
 
-async def test_without_a_secure_context_it_polls(
+async def test_page_polls_without_a_secure_context(
     open_page: OpenPage, browser: BrowserContext, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -235,7 +237,7 @@ async def test_without_a_secure_context_it_polls(
     await page.says("D1", "Finished")
 
 
-async def test_a_session_that_ends_while_it_waits(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_asks_for_a_token_when_the_session_ends(open_page: OpenPage, server: Server, world: World) -> None:
     await put_all(world)
     page = await open_page()
     await page.watch(files="D1 E")
@@ -281,7 +283,9 @@ async def test_page_requests_an_expired_url_again(
     assert first.startswith(s3.endpoint_url)
 
 
-async def test_a_click_on_what_is_generated_once_more(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_link_to_an_old_generation_shows_the_new_one(
+    open_page: OpenPage, server: Server, world: World
+) -> None:
     await world.put_job()
     await world.finish()
     page = await open_page()
@@ -297,7 +301,7 @@ async def test_a_click_on_what_is_generated_once_more(open_page: OpenPage, serve
     await server.held(1)
 
 
-async def test_the_keyboard_is_enough(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
+async def test_page_works_by_keyboard_alone(open_page: OpenPage, server: Server, world: World, s3: S3) -> None:
     upload(s3, "1/D2.csv", b"x")
     await world.put_job(101, "D2")
     await world.finish(101, "1/D2.csv")
@@ -333,7 +337,7 @@ async def test_the_keyboard_is_enough(open_page: OpenPage, server: Server, world
 
 @pytest.mark.parametrize("path", ["", "docs"])
 @pytest.mark.parametrize("context_options", [{"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"}])
-async def test_a_phone_in_the_dark(open_page: OpenPage, world: World, path: str) -> None:
+async def test_page_fits_a_phone_in_dark_mode(open_page: OpenPage, world: World, path: str) -> None:
     await world.put_job()
     await world.put_job(101, "D2", status="failed", message="x" * 200)
     await world.put_job(102, "E", status="finished", upload={"status": "finished", "key": "1/E.csv"}, size=10**9)
@@ -360,7 +364,7 @@ async def test_page_requires_a_choice_before_a_request(open_page: OpenPage, obse
     await page.tells_problem("Submission 99 does not exist.")
 
 
-async def test_lost_connection_is_said_once(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_reports_a_lost_connection_once(open_page: OpenPage, server: Server, world: World) -> None:
     await put_all(world)
     page = await open_page()
     await page.watch()
@@ -383,7 +387,9 @@ async def test_lost_connection_is_said_once(open_page: OpenPage, server: Server,
     await page.connection_is("Watching. Last check at")
 
 
-async def test_title_tells_what_finished_in_the_background(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_title_names_files_that_ended_in_the_background(
+    open_page: OpenPage, server: Server, world: World
+) -> None:
     await put_all(world)
     page = await open_page()
     await page.watch(files="D1 E")
@@ -401,7 +407,7 @@ async def test_title_tells_what_finished_in_the_background(open_page: OpenPage, 
 @pytest.mark.parametrize(
     "context_options", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["light", "dark"]
 )
-async def test_axe_finds_nothing(open_page: OpenPage, server: Server, world: World) -> None:
+async def test_page_passes_the_accessibility_checks_of_axe(open_page: OpenPage, server: Server, world: World) -> None:
     modules = await asyncio.to_thread(npm.installed)
     axe = (modules / "axe-core/axe.min.js").read_text()
     await world.put_job(100, "D1", status="finished", upload={"status": "finished", "key": "1/D1.csv"}, size=10)
@@ -429,7 +435,7 @@ async def test_axe_finds_nothing(open_page: OpenPage, server: Server, world: Wor
     assert not await violations("header", ".contents", "#check_generation_status", "#static_file")
 
 
-async def test_the_document_is_rendered(open_page: OpenPage) -> None:
+async def test_page_renders_the_openapi_document(open_page: OpenPage) -> None:
     page = (await open_page()).page
     await page.get_by_role("link", name="API").click()
     document = await (await page.request.get("/openapi.json".join([page.url.rpartition("/")[0], ""]))).json()

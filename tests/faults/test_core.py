@@ -311,7 +311,7 @@ def test_two_jobs_of_one_key_are_answered_as_read(on_one: Scene, mongodb_uri: st
 # Documents that make no sense
 
 
-def test_recovery_cannot_fail_by_what_a_document_holds(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
+def test_recovery_survives_malformed_documents(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
     (node,) = set_of_one.nodes
     with scene(set_of_one.uri, "core") as made, running_valve(node) as valve, serve(valve.uri, made.name) as served:
         made.prepare(range(1, 11))
@@ -340,7 +340,7 @@ def test_recovery_cannot_fail_by_what_a_document_holds(set_of_one: ReplicaSet, s
         assert not served.server.records("change_stream_defect")
 
 
-def test_strangers_do_not_notice_documents_without_a_plain_id(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
+def test_documents_without_a_plain_id_disturb_no_other_request(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
     numbers = range(1, 301)
     on_one.prepare(numbers)
     database = on_one.database

@@ -25,7 +25,7 @@ LOGIN_REQUIRED = (401, None, "error")
 NO_SUCH_SUBMISSION = (400, None, "error")
 
 
-def test_history_that_is_lost_costs_no_hold(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
+def test_holds_outlive_the_loss_of_the_oplog_history(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
     with scene(set_of_one.uri, "history") as made, serve(set_of_one.uri, made.name) as served:
         made.prepare(NUMBERS)
         served.wait_ready()

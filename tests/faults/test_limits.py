@@ -75,7 +75,7 @@ def test_max_waits_sheds_holds_and_serves_plain_polls(on_one: Scene, mongodb_uri
         assert served.metrics()["genstatus_shed_total"] == BEYOND
 
 
-def test_at_max_waits_per_session_others_are_still_held(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
+def test_max_waits_per_session_sheds_holds_of_that_session_only(on_one: Scene, mongodb_uri: str, serve: Serve) -> None:
     on_one.prepare([1])
     on_one.log_in("another")
     with serve(mongodb_uri, on_one.name, max_waits_per_session=str(LIMIT)) as served:

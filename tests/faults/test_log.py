@@ -131,7 +131,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("is_away", [True, False])
-async def test_an_hour_in_which_the_stream_cannot_be_opened(
+async def test_log_is_bounded_while_the_stream_cannot_be_opened(
     clock: Clock,
     records: list[Any],
     figures: Figures,
@@ -149,7 +149,7 @@ async def test_an_hour_in_which_the_stream_cannot_be_opened(
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 3])
-async def test_an_hour_of_a_stream_that_opens_and_breaks(
+async def test_log_is_bounded_while_the_stream_keeps_breaking(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, records: list[Any], figures: Figures, seconds: float
 ) -> None:
     """The trap: each opening looked like the end of the fault, and the next attempt came at once."""
@@ -166,7 +166,7 @@ async def test_an_hour_of_a_stream_that_opens_and_breaks(
 
 
 @pytest.mark.parametrize("is_away", [True, False])
-async def test_an_hour_on_a_standalone(
+async def test_log_reports_a_standalone_once_in_an_hour(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, records: list[Any], *, is_away: bool
 ) -> None:
     error = OperationFailure("no replica set", 40573)
@@ -175,7 +175,7 @@ async def test_an_hour_on_a_standalone(
     assert [record["event"] for record in records] == ["change_stream_unsupported"]
 
 
-async def test_an_hour_in_which_no_credentials_can_be_fetched(
+async def test_log_is_bounded_while_no_credentials_can_be_fetched(
     monkeypatch: pytest.MonkeyPatch, records: list[Any], figures: Figures
 ) -> None:
     async def fail() -> None:
@@ -194,7 +194,7 @@ async def test_an_hour_in_which_no_credentials_can_be_fetched(
     assert len(records) <= HOUR / URGENT_PAUSE + 1
 
 
-def test_requests_that_are_refused_are_one_line_each(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
+def test_log_has_one_line_for_each_refused_request(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
     (node,) = set_of_one.nodes
     with scene(set_of_one.uri, "away") as made, serve(set_of_one.uri, made.name) as served:
         made.prepare([1])

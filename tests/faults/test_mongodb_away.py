@@ -72,7 +72,7 @@ def attempts_are_logged_once_each(served: Served) -> None:
     assert not served.server.records("request_defect")
 
 
-def test_it_starts_while_mongodb_is_away(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
+def test_server_starts_while_mongodb_is_away(set_of_one: ReplicaSet, serve: Serve, figures: Figures) -> None:
     (node,) = set_of_one.nodes
     with scene(set_of_one.uri, "away") as made:
         made.prepare([1])

@@ -42,7 +42,7 @@ def all_are_right(answers: Sequence[Answer]) -> None:
 
 # The trap in `terminate`: the driver asks the server that was shut down for the rest of the stream until it gives up.
 @pytest.mark.parametrize(("fault", "promised"), [(kill, 4), (step_down, 4), (terminate, 4)])
-def test_every_hold_outlives_the_loss_of_the_primary(
+def test_holds_outlive_the_loss_of_the_primary(
     replica_set: ReplicaSet,
     on_the_set: Scene,
     serve: Serve,
@@ -70,7 +70,7 @@ def test_every_hold_outlives_the_loss_of_the_primary(
         figures.within("from the commit and the stream's reopening to the last of the answers", last - reopened, 2)
 
 
-def test_every_hold_outlives_a_rolling_restart(
+def test_holds_outlive_a_rolling_restart_of_mongodb(
     replica_set: ReplicaSet, on_the_set: Scene, serve: Serve, figures: Figures
 ) -> None:
     on_the_set.prepare(NUMBERS)

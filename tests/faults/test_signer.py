@@ -104,7 +104,7 @@ def test_hold_that_settles_without_credentials_is_not_lost(
         assert served.readyz()[0] == 200
 
 
-def test_no_url_is_expired_while_credentials_rotate(
+def test_signer_gives_no_expired_url_while_credentials_rotate(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
 ) -> None:
     """The trap: a URL dies with the credentials that have signed it, whatever it says of its own life."""
@@ -149,7 +149,7 @@ def test_credentials_are_refreshed_before_they_end(
         assert credentials_end(try_again_until_told(served, 1)) - time.time() > 5000
 
 
-def test_a_service_that_hangs_delays_nobody_while_the_credentials_live(
+def test_signer_uses_valid_credentials_while_their_service_hangs(
     role: Role, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str, figures: Figures
 ) -> None:
     role.life = 300  # The library would fetch others at once, and wait for them.
@@ -205,7 +205,7 @@ def test_expired_credentials_are_requested_now_and_then(
         '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "1970-01-01T00:00:01Z"}',
     ],
 )
-def test_a_program_that_gives_nonsense_gives_no_credentials(
+def test_signer_treats_malformed_program_output_as_no_credentials(
     answer: str, jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str
 ) -> None:
     program = tmp_path / "program.py"
@@ -213,7 +213,7 @@ def test_a_program_that_gives_nonsense_gives_no_credentials(
     is_without_credentials(f"{sys.executable} {program}", jobs, tmp_path, s3, mongodb_uri)
 
 
-def test_a_program_that_is_not_there_gives_no_credentials(
+def test_signer_treats_a_missing_program_as_no_credentials(
     jobs: Scene, tmp_path: Path, s3: S3, mongodb_uri: str
 ) -> None:
     is_without_credentials(str(tmp_path / "nothing"), jobs, tmp_path, s3, mongodb_uri)

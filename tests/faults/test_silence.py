@@ -38,7 +38,7 @@ def behind(set_of_one: ReplicaSet) -> Iterator[Scene]:
         yield made
 
 
-def test_a_stream_that_falls_silent_delays_by_a_few_seconds(
+def test_change_stream_silence_delays_answers_by_a_few_seconds(
     behind: Scene, valve: Valve, serve: Serve, figures: Figures
 ) -> None:
     with serve(valve.uri, behind.name) as served:
@@ -79,7 +79,7 @@ def test_a_stream_that_falls_silent_delays_by_a_few_seconds(
         figures.within("from the network's recovery to the stream's", time.time() - began, 10)
 
 
-def test_a_network_that_swallows_everything_loses_no_hold(
+def test_holds_outlive_a_network_that_drops_everything(
     behind: Scene, valve: Valve, serve: Serve, figures: Figures
 ) -> None:
     with serve(valve.uri, behind.name) as served:
@@ -114,7 +114,7 @@ def test_short_hold_on_a_silent_mongodb_is_503_in_time(
         figures.within("a hold of a quarter of a second into the silence", time.time() - began, 0.5)
 
 
-def test_a_primary_that_freezes_loses_no_hold(
+def test_holds_outlive_a_frozen_primary(
     replica_set: ReplicaSet, on_the_set: Scene, serve: Serve, figures: Figures
 ) -> None:
     on_the_set.prepare(NUMBERS)

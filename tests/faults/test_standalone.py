@@ -91,7 +91,7 @@ def test_standalone_is_logged_once_and_holds_end_by_rereading(mongodb_uri: str, 
         assert not served.server.records("change_stream_down")
 
 
-def test_it_is_not_said_again_when_it_comes_back(tmp_path: Path, serve: Serve) -> None:
+def test_standalone_is_not_logged_again_after_its_return(tmp_path: Path, serve: Serve) -> None:
     with (
         running_node(tmp_path / "alone") as node,
         scene(node.uri, "alone") as made,
@@ -111,5 +111,5 @@ def test_it_is_not_said_again_when_it_comes_back(tmp_path: Path, serve: Serve) -
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_what_is_left_out_is_there(name: str) -> None:
+def test_standalone_leaves_out_existing_tests_only(name: str) -> None:
     assert callable(getattr(test_hold, name))

@@ -21,7 +21,7 @@ NUMBERS = range(1, CLIENTS + 1)
 PARTS = [NUMBERS[start::4] for start in range(4)]
 
 
-def test_every_client_ends_with_the_right_answer(
+def test_two_servers_answer_all_clients_despite_killed_server_and_primary(
     replica_set: ReplicaSet, on_the_set: Scene, serve: Serve, figures: Figures, tmp_path: Path
 ) -> None:
     on_the_set.prepare(NUMBERS)

@@ -239,6 +239,6 @@ async def test_job_finished_at_any_moment_is_answered_at_once(trials: Trials, fi
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_new_generation_right_after_a_finish_is_waited_for(trials: Trials, figures: Figures) -> None:
+async def test_hold_waits_for_a_generation_begun_right_after_a_finish(trials: Trials, figures: Figures) -> None:
     await trials.run(begin_anew_at_once)
     figures.note(f"s, the longest of {TRIALS} from the second finish to the answer", f"{trials.longest:.3f}")

@@ -42,12 +42,12 @@ def compare(scene: Scene, figures: Figures, where: str) -> list[list[float]]:
     return all_taken
 
 
-def test_on_one_node(on_one: Scene, figures: Figures) -> None:
+def test_write_concern_majority_shows_changes_sooner_on_one_node(on_one: Scene, figures: Figures) -> None:
     with_majority, without = compare(on_one, figures, "one node")
     # The shortest: a busy machine makes some of them long.
     assert min(with_majority) < median(without) / 2, "docs/deployment.md says otherwise"
 
 
-def test_on_three_nodes(on_the_set: Scene, figures: Figures) -> None:
+def test_write_concern_is_measured_on_three_nodes(on_the_set: Scene, figures: Figures) -> None:
     # The secondaries, which want the change, have the journal flushed: there is little to choose, and nothing to check.
     compare(on_the_set, figures, "three nodes")

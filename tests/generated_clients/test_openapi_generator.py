@@ -24,14 +24,18 @@ async def generate(generator: str, folder: Path, *, into: str) -> None:
 
 
 @pytest.mark.timeout(seconds=SECONDS)
-async def test_python(server: Server, world: World, tmp_path: Path) -> None:
+async def test_openapi_generator_python_client_reads_every_kind_of_answer(
+    server: Server, world: World, tmp_path: Path
+) -> None:
     await generate("python", tmp_path, into=".")
     program = str(shutil.copy(PROGRAMS / "openapi_generator.py", tmp_path))
     assert await call_all(server, world, [sys.executable, program], tmp_path) == EXPECTED
 
 
 @pytest.mark.timeout(seconds=SECONDS)
-async def test_typescript_fetch(server: Server, world: World, tmp_path: Path) -> None:
+async def test_openapi_generator_typescript_client_reads_every_kind_of_answer(
+    server: Server, world: World, tmp_path: Path
+) -> None:
     modules = await asyncio.to_thread(npm.installed)
     await generate("typescript-fetch --additional-properties=importFileExtension=.js", tmp_path, into="client")
     (tmp_path / "node_modules").symlink_to(modules)

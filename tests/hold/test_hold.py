@@ -634,7 +634,7 @@ async def test_hold_does_not_begin_for_a_client_that_left(
         await go_on.wait()
         return await read(*arguments)
 
-    monkeypatch.setattr(server.services.documents, "read", read_slowly)
+    monkeypatch.setattr(server.services.documents, "get", read_slowly)
     async with raw_request(server) as writer:
         await asked.wait()
         writer.transport.abort()

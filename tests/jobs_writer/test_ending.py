@@ -210,7 +210,7 @@ async def test_cancelled_claim_or_start_leaves_no_job_held(bench: Bench) -> None
         await until(lambda: bench.stored(job)["status"] == "waiting")
 
 
-async def test_each_event_is_logged_and_handed_to_the_hook(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_writer_logs_each_event_and_calls_the_hook(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     events: list[JobEvent] = []
 
     def hook(event: JobEvent) -> None:

@@ -29,7 +29,7 @@ from tests.jobs_writer.conftest import LONG, Bench
 from tests.support.services import S3
 
 
-def test_it_imports_nothing_of_the_server() -> None:
+def test_jobs_writer_imports_nothing_of_the_server() -> None:
     code = "import sys, genstatus_server.jobs_writer; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.decode().split())
     assert not loaded & {"tornado", "motor", "aiobotocore", "botocore", "boto3", "marshmallow"}
@@ -38,12 +38,12 @@ def test_it_imports_nothing_of_the_server() -> None:
     assert changes.JOBS in VALIDATORS
 
 
-def test_everything_public_is_exported() -> None:
+def test_jobs_writer_has_every_name_that_it_exports() -> None:
     assert all(hasattr(jobs_writer, name) for name in jobs_writer.__all__)
 
 
 @pytest.mark.parametrize(("blocking", "twin"), [(JobsWriter, AsyncJobsWriter), (JobHandle, AsyncJobHandle)])
-def test_both_faces_have_the_methods_that_are_documented(blocking: type, twin: type) -> None:
+def test_blocking_and_async_writer_have_the_documented_methods(blocking: type, twin: type) -> None:
     def methods(of: type) -> dict[str, list[str]]:
         public = (name for name, value in inspect.getmembers(of, inspect.isfunction) if not name.startswith("_"))
         return {name: list(inspect.signature(getattr(of, name)).parameters) for name in public}
@@ -105,7 +105,7 @@ async def test_request_needs_the_indexes_of_init_db(
         await bench.make(sync_mongodb[database_name]).request(1, "D1")
 
 
-async def test_job_ids_begin_behind_those_that_are_there(bench: Bench) -> None:
+async def test_request_gives_job_ids_above_the_existing_ones(bench: Bench) -> None:
     bench.jobs.insert_one({"_id": 4711.0, "submission_id": 9, "file_type": "E", "status": "ready"})
     bench.database["counters"].insert_one({"_id": "jobs", "last": 4710})
     assert (await bench.writer.request(1, "D1")).job_id == 4712
@@ -124,7 +124,7 @@ async def test_request_starts_a_new_generation_in_place(bench: Bench) -> None:
     assert bench.status(again) is GenerationStatus.WAITING
 
 
-async def test_worker_of_the_last_generation_changes_nothing(bench: Bench) -> None:
+async def test_worker_of_a_replaced_generation_changes_nothing(bench: Bench) -> None:
     old = await bench.writer.request(1, "D1")
     await old.start()
     again = await bench.writer.request(1, "D1")
@@ -141,7 +141,7 @@ async def test_worker_of_the_last_generation_changes_nothing(bench: Bench) -> No
         assert bench.stored(again) == before
 
 
-async def test_only_the_latest_request_can_be_started(bench: Bench) -> None:
+async def test_start_accepts_the_latest_request_only(bench: Bench) -> None:
     first, second = await bench.writer.request(1, "D1"), await bench.writer.request(1, "D1")
     with pytest.raises(LeaseLost):
         await first.start()
@@ -309,7 +309,7 @@ async def test_finish_names_a_file_that_others_uploaded(bench: Bench) -> None:
         lambda job: job.upload(io.BytesIO(b""), key=""),
     ],
 )
-async def test_misuse_is_refused_before_anything_is_written(bench: Bench, misuse: Any) -> None:
+async def test_job_handle_refuses_invalid_arguments_before_any_write(bench: Bench, misuse: Any) -> None:
     await bench.writer.request(1, "D1")
     job = await bench.claimed()
     before = bench.stored(job)
@@ -330,7 +330,7 @@ def test_writes_are_acknowledged_by_a_majority(initialized: "pymongo.database.Da
     assert JobsWriter(initialized, write_concern=pymongo.WriteConcern(1)).jobs.write_concern.document == {"w": 1}
 
 
-def test_terms_that_make_no_sense_are_refused(initialized: "pymongo.database.Database[dict[str, Any]]") -> None:
+def test_writer_refuses_invalid_lease_terms(initialized: "pymongo.database.Database[dict[str, Any]]") -> None:
     for terms in ({"lease_seconds": 0}, {"max_attempts": 0}):
         with pytest.raises(ValueError, match="greater than 0"):
             JobsWriter(initialized, **cast("Any", terms))

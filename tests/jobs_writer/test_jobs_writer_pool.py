@@ -85,7 +85,7 @@ def test_fifty_workers_do_each_job_once_though_some_are_killed(
     assert not initialized["jobs"].count_documents({"lease": {"$exists": True}})
 
 
-def test_the_lease_of_a_killed_worker_runs_out(mongodb_uri: str, initialized: "Database[dict[str, Any]]") -> None:
+def test_lease_of_a_killed_worker_runs_out(mongodb_uri: str, initialized: "Database[dict[str, Any]]") -> None:
     initialized["done"].delete_many({})
     writer = JobsWriter(initialized)
     job = writer.request(1, "F")

@@ -117,7 +117,7 @@ def recorded(s3_client: Any) -> Iterator[list[Mapping[str, Any]]]:
     s3_client.meta.events.unregister("provide-client-params.s3", record)
 
 
-def test_an_unbuffered_pipe_takes_bounded_memory(s3: S3) -> None:
+def test_upload_of_an_unbuffered_pipe_takes_bounded_memory(s3: S3) -> None:
     grown = int(run_program("piped", s3.endpoint_url, s3.bucket, str(150_000_000)))
     assert grown < 100_000
 
@@ -130,7 +130,7 @@ def run_program(*arguments: str) -> str:
     return done.stdout.decode()
 
 
-def test_children_may_use_the_client_of_their_parent(s3: S3, s3_client: Any) -> None:
+def test_upload_works_in_forked_children_with_their_parents_client(s3: S3, s3_client: Any) -> None:
     run_program("forked", s3.endpoint_url, s3.bucket)
     names = [
         f"{child}-{number}"
@@ -157,7 +157,7 @@ def test_upload_tells_a_stream_at_its_end_from_an_empty_one(send: Callable[..., 
 @pytest.mark.parametrize(
     ("given", "error"), [("text", TypeError), (None, BlockingIOError)], ids=["text", "nothing yet"]
 )
-def test_a_stream_that_gives_no_bytes_is_refused(send: Callable[..., bytes], given: object, error: type) -> None:
+def test_upload_refuses_a_stream_that_gives_no_bytes(send: Callable[..., bytes], given: object, error: type) -> None:
     stream: Any = Adaptor(iter([b"a", given]))  # type: ignore[list-item]
     with pytest.raises(error):
         send(stream)
@@ -178,7 +178,7 @@ def test_a_stream_that_gives_no_bytes_is_refused(send: Callable[..., bytes], giv
         ("arn:aws:sqs:us-east-1:123456789012:queue", "a"),
     ],
 )
-def test_a_place_that_callers_could_not_read_is_refused(
+def test_finish_refuses_an_invalid_bucket_or_key(
     initialized: "Database[dict[str, Any]]", bucket: str, key: str
 ) -> None:
     with pytest.raises(ValueError, match=r"bucket|key|surrogates"):
@@ -189,7 +189,7 @@ class Away(Exception):
     """There is no AWS here."""
 
 
-def test_an_access_point_works_on_aws_and_is_refused_elsewhere(s3_client: Any, keys: None) -> None:
+def test_upload_accepts_an_access_point_on_aws_only(s3_client: Any, keys: None) -> None:
     file, hosts = checked_file(ARN, "..a/b.csv"), []
     with pytest.raises(ValueError, match="access point"):
         upload(s3_client, io.BytesIO(b"a"), file, {}, check=lambda: None)
@@ -218,7 +218,7 @@ def test_extra_args_go_to_the_requests_that_take_them(
     assert complete == ["ExpectedBucketOwner"]
 
 
-def test_upload_refuses_a_whole_file_checksum_for_parts(
+def test_upload_sends_a_whole_file_checksum_outside_its_parts(
     send: Callable[..., bytes], recorded: list[Mapping[str, Any]]
 ) -> None:
     send(io.BytesIO(bytes(PART_SIZE + 1)), ChecksumCRC32="hsp0wA==")
@@ -235,7 +235,7 @@ def test_extra_args_that_s3_does_not_take_are_refused(send: Callable[..., bytes]
 
 
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
-def test_an_endpoint_of_the_aws_configuration_counts_as_one(
+def test_s3_client_respects_an_endpoint_of_the_aws_configuration(
     s3: S3, keys: None, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, s3.endpoint_url)
@@ -256,7 +256,7 @@ def test_an_endpoint_of_the_aws_configuration_counts_as_one(
         assert client.meta.config.request_checksum_calculation == "when_supported"
 
 
-def test_an_upload_whose_lease_is_lost_clears_away_its_parts(
+def test_upload_removes_its_parts_when_its_lease_is_lost(
     s3: S3, s3_client: Any, initialized: "Database[dict[str, Any]]"
 ) -> None:
     writer = JobsWriter(initialized, bucket=s3.bucket, s3=s3_client, lease_seconds=0.3)
@@ -285,7 +285,7 @@ def url_of(server: socket.socket) -> str:
     return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_worker_ends_by_sigterm_while_s3_hangs(
+def test_worker_ends_by_sigterm_while_s3_hangs(
     hanging_s3: socket.socket, mongodb_uri: str, initialized: "Database[dict[str, Any]]"
 ) -> None:
     JobsWriter(initialized).request(1, "E")
@@ -303,7 +303,7 @@ def test_a_worker_ends_by_sigterm_while_s3_hangs(
     assert (found["status"], found.get("upload")) == ("waiting", None)
 
 
-async def test_a_second_cancellation_ends_an_upload_at_once(hanging_s3: socket.socket, keys: None) -> None:
+async def test_upload_ends_at_once_by_a_second_cancellation(hanging_s3: socket.socket, keys: None) -> None:
     before = set(threading.enumerate())
     unseen: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))

@@ -63,7 +63,7 @@ def content(database: "Database[dict[str, Any]]", job: JobHandle, s3_client: Any
     return body
 
 
-def test_the_example_makes_a_file_of_100_000_rows(
+def test_worker_example_makes_a_file_of_100_000_rows(
     mongodb_uri: str, initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any
 ) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 40
@@ -84,14 +84,14 @@ def blocks_with(word: str) -> list[str]:
     return [block for block in python_blocks(ROOT / "docs" / "workers.md") if word in block]
 
 
-def test_the_ten_lines_are_in_the_readme_too() -> None:
+def test_worker_guide_shows_the_ten_lines_of_the_readme() -> None:
     lines = python_blocks(ROOT / "docs" / "workers.md")[0]
     assert len([line for line in lines.splitlines() if line]) <= 10
     assert lines in python_blocks(ROOT / "README.md")
 
 
 @pytest.mark.parametrize("word", ["def generate(job):\n    path = make_file", "asyncio.run("])
-def test_programs_of_the_document_are_workers(
+def test_worker_guide_programs_generate_a_file(
     mongodb_uri: str, initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any, tmp_path: Path, word: str
 ) -> None:
     (lines,) = blocks_with(word)
@@ -107,7 +107,7 @@ def test_programs_of_the_document_are_workers(
     assert content(initialized, job, s3_client) == b"file_type\r\nE\r\n"
 
 
-def test_other_blocks_of_the_document_run_as_they_stand(
+def test_worker_guide_code_blocks_run_unchanged(
     initialized: "Database[dict[str, Any]]", s3: S3, s3_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
@@ -147,7 +147,7 @@ class Enough(BaseException):
     """As many changes as the test has made."""
 
 
-def test_a_history_can_be_kept_as_the_document_says(initialized: "Database[dict[str, Any]]") -> None:
+def test_worker_guide_recipe_keeps_a_job_history(initialized: "Database[dict[str, Any]]") -> None:
     (recipe,) = (block for block in python_blocks(ROOT / "docs" / "workers.md") if "job_history" in block)
     initialized.command({"collMod": "jobs", "changeStreamPreAndPostImages": {"enabled": True}})
     initialized.create_collection("job_history", timeseries={"timeField": "at", "metaField": "job"})

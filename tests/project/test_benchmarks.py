@@ -39,26 +39,26 @@ def row(ours: list[float], theirs: list[float] | None, target: Target | None) ->
         ([200, 300, 100], None, ""),
     ],
 )
-def test_a_ratio_is_judged_by_the_rounds(ours: list[float], target: Target | None, verdict: str) -> None:
+def test_table_judges_a_ratio_by_its_rounds(ours: list[float], target: Target | None, verdict: str) -> None:
     assert row(ours, [100, 100, 100], target).verdict == verdict
 
 
-def test_the_ratio_is_taken_round_by_round() -> None:
+def test_table_computes_the_ratio_of_each_round() -> None:
     """A machine that is half as quick in one round changes no ratio."""
     assert list(row([100, 50, 100], [200, 100, 200], None).values) == [0.5, 0.5, 0.5]
 
 
-def test_without_anything_beside_it_the_value_itself_is_judged() -> None:
+def test_table_judges_the_value_where_nothing_is_compared() -> None:
     assert row([0, 0, 0], None, Target("<=", 0)).verdict == "yes"
     assert row([0, 1, 1], None, Target("<=", 0)).verdict == "no"
 
 
-def test_rounds_that_do_not_belong_together_are_refused() -> None:
+def test_table_refuses_unequal_numbers_of_rounds() -> None:
     with pytest.raises(ValueError, match="shorter"):
         row([1, 2], [1], None)
 
 
-def test_the_table_and_its_json() -> None:
+def test_table_renders_as_markdown_and_json() -> None:
     rows = [row([90, 95, 10], [100, 100, 100], Target(">=", 0.9)), row([0.1234], None, None)]
     head, rule, first, second = markdown(rows).splitlines()
     assert [cell.strip() for cell in first.strip("|").split("|")][1:] == [
@@ -71,7 +71,7 @@ def test_the_table_and_its_json() -> None:
 
 @pytest.mark.parametrize("target", [Target("<=", 0), Target("<=", 2), Target(">=", 7)])
 @pytest.mark.parametrize("values", [[0.0], [1.0, 100.0, 2.0]])
-def test_the_picture_is_valid_and_its_bars_stay_inside(values: list[float], target: Target) -> None:
+def test_picture_is_valid_and_its_bars_stay_inside(values: list[float], target: Target) -> None:
     picture = ET.fromstring(svg([row(values, None, target)], "a & b"))  # noqa: S314 - made here
     bars = [element for element in picture.iter("{http://www.w3.org/2000/svg}rect") if element.get("x")]
     assert len(bars) == 2
@@ -82,11 +82,11 @@ def test_the_picture_is_valid_and_its_bars_stay_inside(values: list[float], targ
     ("value", "text"),
     [(0, "0"), (0.012345, "0.0123"), (1.5, "1.50"), (42.13, "42.1"), (999.6, "1000"), (1234.5, "1234")],
 )
-def test_numbers_have_three_digits_that_count(value: float, text: str) -> None:
+def test_number_has_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_the_warm_up_is_not_counted() -> None:
+def test_latencies_leave_out_the_warm_up() -> None:
     jobs = list(range(WARM_UP + 2))
     ended = dict.fromkeys(jobs, 9.0) | {WARM_UP: 0.001, WARM_UP + 1: 0.002}
     assert latencies(jobs, dict.fromkeys(jobs, 0.0), ended) == [1.0, 2.0]

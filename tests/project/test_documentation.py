@@ -18,18 +18,18 @@ SAMPLES = sorted((ROOT / "conf").glob("*.toml"))
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_every_option_is_in_the_readme_and_in_the_sample(option: object) -> None:
+def test_readme_and_sample_settings_name_every_option(option: object) -> None:
     name = getattr(option, "name", "")
     assert f"`{name}`" in (ROOT / "README.md").read_text()
     assert f"{name} = " in (ROOT / "conf" / "genstatus.toml").read_text()
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
-def test_samples_can_be_used(path: Path) -> None:
+def test_sample_settings_can_be_loaded(path: Path) -> None:
     load_settings({}, {}, str(path))
 
 
-def test_the_sample_shows_the_defaults() -> None:
+def test_sample_settings_show_the_defaults() -> None:
     given = tomllib.loads((ROOT / "conf" / "genstatus.toml").read_text())
     defaults = load_settings({}, {})
     for name in given:
@@ -37,17 +37,17 @@ def test_the_sample_shows_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
-def test_what_is_guaranteed_is_shown_by_a_test(path: str, name: str) -> None:
+def test_guarantees_name_existing_tests(path: str, name: str) -> None:
     source = (ROOT / path).read_text()
     assert not name or re.search(rf"^(async )?def {name}\(", source, re.MULTILINE)
 
 
-def test_every_test_of_a_fault_shows_a_guarantee() -> None:
+def test_guarantees_name_every_module_of_fault_tests() -> None:
     modules = {f"tests/faults/{path.name}" for path in (ROOT / "tests" / "faults").glob("test_*.py")}
     assert modules <= {path for path, _ in NAMED}
 
 
-def test_nothing_installs_a_release_that_does_not_exist() -> None:
+def test_documentation_installs_no_unpublished_release() -> None:
     """Drop this once a release is on a package index."""
     patterns = (
         "*.md",

@@ -27,7 +27,7 @@ JOB = Job(1, GenerationStatus.WAITING, updated_at=datetime(2022, 1, 15, 14, 25, 
     [("fromIso", "iso", MOMENT), ("fromUs", "us", MOMENT), ("fromIso", "us", None)],
 )
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-def test_javascript_dates_of_both_formats(
+def test_migration_guide_javascript_reads_both_date_formats(
     expression: str, generated_at_format: str, moment: str | None, zone: str
 ) -> None:
     node = shutil.which("node")

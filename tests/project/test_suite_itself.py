@@ -129,21 +129,21 @@ def test_suite_reports_a_server_that_writes_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ci", ["", "0", "false"])
-def test_what_the_machine_lacks_is_skipped(monkeypatch: pytest.MonkeyPatch, ci: str) -> None:
+def test_require_skips_a_test_outside_ci(monkeypatch: pytest.MonkeyPatch, ci: str) -> None:
     monkeypatch.setenv("CI", ci)
     require(condition=True, reason="never said")
     with pytest.raises(pytest.skip.Exception, match="no moon tonight"):
         require(condition=False, reason="no moon tonight")
 
 
-def test_what_the_machine_lacks_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_fails_a_test_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     require(condition=True, reason="never said")
     with pytest.raises(pytest.fail.Exception, match="no moon tonight"):
         require(condition=False, reason="no moon tonight")
 
 
-def test_the_tests_of_tox_run_on_the_wheel() -> None:
+def test_suite_runs_on_the_wheel_under_tox() -> None:
     if os.environ.get("SUITE_EXPECTS_WHEEL"):
         seen = subprocess.check_output(
             [sys.executable, "-c", "import genstatus_server; print(genstatus_server.__file__)"], cwd=ROOT, text=True
@@ -152,25 +152,29 @@ def test_the_tests_of_tox_run_on_the_wheel() -> None:
         assert Path(seen.strip()).is_relative_to(sys.prefix)
 
 
-def test_the_list_of_interpreters_is_the_classifiers() -> None:
+def test_tox_lists_the_interpreters_of_the_classifiers() -> None:
     listed = re.search(r"^promised = (.*)$", (ROOT / "tox.ini").read_text(), re.MULTILINE)
     assert listed
     versions = re.findall(r'Python :: 3\.(\d+)"', (ROOT / "setup.py").read_text())
     assert listed[1].split(", ") == [f"py3{minor}" for minor in reversed(versions)]
 
 
-def test_the_shared_mongodb_is_a_replica_set(mongodb_uri: str) -> None:
+def test_shared_mongodb_is_a_replica_set(mongodb_uri: str) -> None:
     with pymongo.MongoClient[dict[str, Any]](mongodb_uri) as client:
         assert client.admin.command("hello")["setName"]
 
 
-def test_a_database_per_test(database_name: str, sync_mongodb: "pymongo.MongoClient[dict[str, Any]]") -> None:
+def test_suite_gives_each_test_a_new_database(
+    database_name: str, sync_mongodb: "pymongo.MongoClient[dict[str, Any]]"
+) -> None:
     assert database_name not in sync_mongodb.list_database_names()
     sync_mongodb[database_name]["jobs"].insert_one({"_id": 1})
     assert database_name in sync_mongodb.list_database_names()
 
 
-async def test_the_shared_s3_keeps_what_it_is_given(s3: S3, s3_client: Any, http_client: SimpleAsyncHTTPClient) -> None:
+async def test_shared_s3_stores_files_and_checks_signatures(
+    s3: S3, s3_client: Any, http_client: SimpleAsyncHTTPClient
+) -> None:
     s3_client.put_object(Bucket=s3.bucket, Key="123/D1.csv", Body=b"a,b")
     url = s3_client.generate_presigned_url("get_object", Params={"Bucket": s3.bucket, "Key": "123/D1.csv"})
     assert (await http_client.fetch(url)).body == b"a,b"
@@ -178,5 +182,5 @@ async def test_the_shared_s3_keeps_what_it_is_given(s3: S3, s3_client: Any, http
     assert refused.code in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
 
 
-async def test_the_loop_is_the_current_one(io_loop: IOLoop) -> None:
+async def test_io_loop_fixture_is_the_current_loop(io_loop: IOLoop) -> None:
     assert IOLoop.current() is io_loop

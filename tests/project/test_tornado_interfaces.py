@@ -47,14 +47,14 @@ def is_deprecated(cls: type, name: str) -> bool:
 
 
 @pytest.mark.parametrize("cls", subclasses_of_tornado(), ids=lambda cls: cls.__qualname__)
-def test_a_subclass_uses_nothing_private_or_deprecated_of_tornado(cls: type) -> None:
+def test_subclass_uses_nothing_private_or_deprecated_of_tornado(cls: type) -> None:
     own = names_in(cls)
     for base in tornado_bases(cls):
         closed = {name for name in names_in(base) if is_private(name) or is_deprecated(base, name)}
         assert not own & closed, base
 
 
-def test_classes_that_use_the_inside_of_tornado_are_found() -> None:
+def test_subclass_search_finds_known_classes_and_private_names() -> None:
     names = {cls.__name__ for cls in subclasses_of_tornado()}
     assert {"BaseHandler", "ClientStream", "Listener"} <= names
     handler = next(cls for cls in subclasses_of_tornado() if cls.__name__ == "BaseHandler")
