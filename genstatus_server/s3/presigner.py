@@ -59,8 +59,8 @@ class Presigner:
             return await self._sign(job)
 
     async def signable(self, job: Job) -> Job:
-        """`job`, or the same as failed where it is finished and in no bucket that can be signed for."""
-        if job.generation_status is not GenerationStatus.FINISHED or (job.bucket, job.key) in self.urls:
+        """`job`, which is finished; or the same as failed where it is in no bucket that can be signed for."""
+        if (job.bucket, job.key) in self.urls:
             return job
         if job in self._failed:
             return self._failed[job]

@@ -77,17 +77,17 @@ def cause(error: BaseException) -> str:
 
 def info(action: str, **fields: Any) -> None:
     """Write a record of something that happened."""
-    _record("info", action, fields)
+    write("info", action, fields)
 
 
 def warning(action: str, **fields: Any) -> None:
     """Write a record of something that an operator should see."""
-    _record("warning", action, fields)
+    write("warning", action, fields)
 
 
 def exception(action: str, **fields: Any) -> None:
     """Write a record of the exception that is being handled, with its traceback: a defect of ours."""
-    _record("error", action, {**fields, "exception": traceback.format_exc().rstrip()})
+    write("error", action, {**fields, "exception": traceback.format_exc().rstrip()})
 
 
 def dropped_records() -> int:
@@ -126,7 +126,8 @@ def set_up(log_format: str) -> None:
     logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
-def _record(level: str, action: str, fields: Mapping[str, Any]) -> None:
+def write(level: str, action: str, fields: Mapping[str, Any]) -> None:
+    """Write a record of this level."""
     if _writer is None:
         getattr(_logger, level)(action, **fields)
     else:
@@ -143,7 +144,7 @@ class _LibraryRecords(logging.Handler):
             sentence = str(record.msg)
         text = "".join(traceback.format_exception(*record.exc_info)).rstrip() if record.exc_info else None
         fields = {"logger": record.name} | ({"exception": text} if text else {})
-        _record(record.levelname.lower(), sentence, fields)
+        write(record.levelname.lower(), sentence, fields)
 
 
 def _is_no_flood(record: logging.LogRecord) -> bool:

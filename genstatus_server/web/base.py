@@ -7,12 +7,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from http import HTTPStatus
 from http.client import responses
 from typing import TYPE_CHECKING, Any, Final
 
-from tornado.httputil import format_timestamp
+from tornado.httputil import HTTPHeaders, format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
@@ -103,6 +103,8 @@ class BaseHandler(RequestHandler):
     services: Services
     #: The client was gone before all of its answer was handed to the system.
     is_client_gone = False
+    #: The caller's id of the request where it sent a sane one, else a new one.
+    request_id = ""
     allowed_methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
 
     def initialize(self, services: Services) -> None:
@@ -113,6 +115,8 @@ class BaseHandler(RequestHandler):
 
     def set_default_headers(self) -> None:
         """Headers of every answer, errors included."""
+        if not self.request_id:
+            self.request_id = _request_id(self.request.headers)
         self.clear_header("Server")
         self.set_header("Content-Type", "application/json")
         for name, value in EVERY_ANSWER.items():
@@ -195,12 +199,6 @@ class BaseHandler(RequestHandler):
             future.add_done_callback(self.services.in_flight.end)
         return future
 
-    @cached_property
-    def request_id(self) -> str:
-        """The caller's id of the request where it sent a sane one, else a new one."""
-        sent = self.request.headers.get("X-Request-ID", "")
-        return sent if _SANE_REQUEST_ID.fullmatch(sent) else new_request_id()
-
     def _is_configured_origin(self) -> bool:
         return self.request.headers.get("Origin") in self.application.settings["services"].settings.cors_origins
 
@@ -239,6 +237,12 @@ def _date(second: int) -> str:
     return format_timestamp(second)
 
 
+def _request_id(headers: HTTPHeaders) -> str:
+    if "X-Request-ID" in headers and _SANE_REQUEST_ID.fullmatch(headers["X-Request-ID"]):
+        return headers["X-Request-ID"]
+    return new_request_id()
+
+
 def new_request_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
@@ -264,16 +268,15 @@ def log_request(handler: RequestHandler) -> None:
     has_failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if not (has_failed or handler.services.settings.access_log):
         return
-    traceparent = handler.request.headers.get("traceparent", "")
-    if _TRACEPARENT.fullmatch(traceparent):
-        handler.log_fields["traceparent"] = traceparent
-    record = log.warning if has_failed else log.info
-    record(
-        "request",
-        method=handler.request.method,
-        path=handler.request.path[:_LONGEST_PATH],
-        status=status,
-        duration_ms=round(1000 * handler.request.request_time(), 2),
-        request_id=handler.request_id,
+    headers = handler.request.headers
+    if "traceparent" in headers and _TRACEPARENT.fullmatch(headers["traceparent"]):
+        handler.log_fields["traceparent"] = headers["traceparent"]
+    fields = {
+        "method": handler.request.method,
+        "path": handler.request.path[:_LONGEST_PATH],
+        "status": status,
+        "duration_ms": round(1000 * (asyncio.get_running_loop().time() - handler.arrived), 2),
+        "request_id": handler.request_id,
         **handler.log_fields,
-    )
+    }
+    log.write("warning" if has_failed else "info", "request", fields)

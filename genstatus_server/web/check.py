@@ -24,20 +24,25 @@ EndsWait = Callable[[Sequence[Job]], bool]
 
 @dataclass(slots=True)
 class StatusCheck:
-    """The requested jobs, and whether they settle the request.
+    """The requested jobs, whether they settle the request, and the login that may view them.
 
-    The login session that allowed it ends at the loop's time `expires`. `is_confirmed` is False where a later check
-    could not be made: then the request is not settled, whatever its jobs are.
+    `is_confirmed` is False where a later check could not be made: then the request is not settled, whatever its jobs
+    are.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: Sequence[Job]
     is_settled: bool
-    expires: float
+    login: Login
     is_confirmed: bool = True
+
+    @property
+    def expires(self) -> float:
+        """The loop's time at which the login session expires."""
+        return asyncio.get_running_loop().time() + self.login.expires_in()
 
     def unconfirmed(self) -> "StatusCheck":
         """The same after another check could not be made."""
-        return StatusCheck(self.jobs, is_settled=False, expires=self.expires, is_confirmed=False)
+        return StatusCheck(self.jobs, is_settled=False, login=self.login, is_confirmed=False)
 
 
 async def log_in_by_hash(documents: Documents, token_hash: str, deadline: float) -> Login:
@@ -51,7 +56,7 @@ class StatusChecker:
     `login` is the caller as of the last check or `log_in`, None before.
     """
 
-    __slots__ = ("_documents", "_ends_wait", "_expires", "_params", "_presigner", "_token_hash", "keys", "login")
+    __slots__ = ("_documents", "_ends_wait", "_params", "_presigner", "_token_hash", "keys", "login")
 
     def __init__(self, services: Services, token_hash: str, params: StatusParams, ends_wait: EndsWait) -> None:
         self._documents = services.documents
@@ -59,7 +64,6 @@ class StatusChecker:
         self._token_hash = token_hash
         self._params = params
         self._ends_wait = ends_wait
-        self._expires = float("inf")
         self.login: Login | None = None
         self.keys: tuple[Key, ...] = (
             (SESSIONS, token_hash),
@@ -77,28 +81,27 @@ class StatusChecker:
 
         Raises `LoginRequired`, `NoSuchSubmission`, `AccessDenied`, and `ServiceUnavailable` while the login lasts.
         """
-        loop, submission_id = asyncio.get_running_loop(), self._params.submission_id
-        lookup = self._documents.cache.lookup(self.keys)
-        if lookup is None:
-            lookup = await self._load(min(deadline, loop.time() + CHECK_SECONDS))
+        submission_id, jobs = self._params.submission_id, []
+        lookup = self._documents.cache.lookup(self.keys) or await self._load(deadline)
         login = log_in(lookup, self._token_hash)
         if self.login is not None and login.user.user_id != self.login.user.user_id:
             raise LoginRequired
         self.login = login
         check_access(lookup, login.user, submission_id)
-        jobs = tuple([lookup.job(submission_id, file_type) for file_type in self._params.file_types])
-        if has_finished(jobs):
-            jobs = tuple([await self._presigner.signable(job) for job in jobs])
-        self._expires = loop.time() + login.expires_in()
-        return StatusCheck(jobs, self._ends_wait(jobs), self._expires)
+        for file_type in self._params.file_types:
+            job = lookup.job(submission_id, file_type)
+            is_finished = job.generation_status is GenerationStatus.FINISHED
+            jobs.append(await self._presigner.signable(job) if is_finished else job)
+        return StatusCheck(jobs, self._ends_wait(jobs), login)
 
     async def _load(self, deadline: float) -> Lookup:
+        deadline = min(deadline, asyncio.get_running_loop().time() + CHECK_SECONDS)
         try:
             if self.login is None:
                 await self.log_in(deadline)  # For a session that does not exist, nothing else is read.
             return await self._documents.load(self.keys, deadline)
         except ServiceUnavailable:
-            if asyncio.get_running_loop().time() >= self._expires:
+            if self.login is not None and self.login.expires_in() <= 0:
                 raise LoginRequired from None
             raise
 
@@ -107,7 +110,7 @@ class StatusChecker:
 
         Raises `ServiceUnavailable`, also where the last check failed, so that access may have ended.
         """
-        if not has_finished(checked.jobs):
+        if GenerationStatus.FINISHED not in [job.generation_status for job in checked.jobs]:
             return (None,) * len(checked.jobs)
         if not checked.is_confirmed:
             raise ServiceUnavailable
@@ -119,8 +122,3 @@ class StatusChecker:
 
     async def _url_of(self, job: Job) -> str | None:
         return await self._presigner.presigned_url(job) if job.generation_status is GenerationStatus.FINISHED else None
-
-
-def has_finished(jobs: Sequence[Job]) -> bool:
-    """Whether one of `jobs` has a file to sign a URL for."""
-    return GenerationStatus.FINISHED in [job.generation_status for job in jobs]
