@@ -121,8 +121,8 @@ class Settings:
     proxy_idle_timeout: float | None = _option(
         None,
         kinds.seconds(0.001, 86400),
-        "Seconds after which the proxies in front end a request without an answer. The server warns of a wait_max "
-        "that is longer.",
+        "Seconds after which a proxy in front of the server closes a request that has no answer yet. "
+        "The server warns if wait_max is longer.",
     )
     max_waits: int = _option(
         20000, kinds.whole(0, 1_000_000), "Most requests held at once, per process; more are answered at once."
@@ -141,7 +141,7 @@ class Settings:
     idle_timeout: float = _option(
         120.0,
         kinds.seconds(1, 86400),
-        "Seconds after which an idle connection is closed; longer than the idle limit of the load balancer in front.",
+        "Seconds after which an idle connection is closed; make it longer than the load balancer's idle timeout.",
     )
     generated_at_format: str = _option(
         "us",
