@@ -25,8 +25,8 @@ from benchmarks.programs import BenchmarkFailed
 from genstatus_server.server.app import make_application, open_services
 from genstatus_server.settings import load_settings
 from genstatus_server.telemetry import log
+from genstatus_server.web.client_stream import MalformedRequests
 from genstatus_server.web.listener import Listener
-from genstatus_server.web.malformed import MalformedRequests
 
 _PACKAGE: Final = f"{Path(genstatus_server.__file__).parent}/"
 
@@ -68,7 +68,7 @@ async def measure(database: Database, *, lists: bool) -> None:
             make_application(services), sockets, idle_timeout=120, malformed=MalformedRequests(services.metrics)
         )
         stack.push_async_callback(listener.close_connections)
-        stack.callback(listener.close)
+        stack.callback(listener.stop_listening)
         await services.follower.reached.wait()
         client = await Client.connect(sockets[0].getsockname()[1])
         stack.callback(client.close)

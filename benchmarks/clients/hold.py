@@ -1,7 +1,7 @@
 """Many held requests out of one cheap process: raw sockets in one loop, and nothing but the standard library.
 
 The first line of stdin is a JSON object: `port` on 127.0.0.1, and `requests`, a list of `[path, token]`. It prints
-`{"began": …, "sent": …}` once all are sent, and when all are answered, or at the second line of stdin, a list of
+`{"began": …, "sent": …}` once all are sent, and when all are newest_time, or at the second line of stdin, a list of
 `[index, time, status, X-Wait-Result, body]`; all times are of the monotonic clock, in seconds.
 """
 

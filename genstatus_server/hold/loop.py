@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from genstatus_server.hold.registry import Hold, HoldResult
+from genstatus_server.hold.registry import Hold, WaitResult
 
 #: Each hold is shortened by up to this part of its length, so that holds that began together do not end together.
 JITTER: Final = 1 / 16
@@ -46,7 +46,7 @@ class Outcome(NamedTuple, Generic[C]):
 
     checked: C
     urls: Urls | None
-    result: HoldResult
+    result: WaitResult
 
 
 class Checker(Protocol[C]):
@@ -67,22 +67,22 @@ async def hold_until_settled(
     loop, pause, retry_at = asyncio.get_running_loop(), _FIRST_PAUSE, math.inf
     checked = await checker.check(first_deadline)
     while True:
-        ended = hold.ended or (HoldResult.DEADLINE if loop.time() >= deadline else None)
-        if ended is HoldResult.GONE:
+        ended = hold.ended or (WaitResult.DEADLINE if loop.time() >= deadline else None)
+        if ended is WaitResult.GONE:
             return Outcome(checked, None, ended)
         if ended or (checked.is_settled and not hold.woken):
             urls = await checker.sign(checked, max(loop.time(), deadline) + LAST_SIGNATURE_SECONDS)
             # Woken while signing: the file or the access may have changed, so check again.
             has_changed = hold.woken and checked.is_confirmed
             if not has_changed or (ended and not checked.is_settled and not any(urls)):
-                return Outcome(checked, urls, ended if ended and not checked.is_settled else HoldResult.SETTLED)
+                return Outcome(checked, urls, ended if ended and not checked.is_settled else WaitResult.SETTLED)
         else:
             await hold.wait(min(deadline, checked.expires, retry_at))
         is_last = hold.ended or loop.time() >= deadline
         hold.woken = False  # From here on, a change is a reason for another check.
         try:
-            ends = min(loop.time(), deadline) if is_last else deadline
-            checked = await checker.check(ends + LAST_CHECK_SECONDS)
+            check_until = min(loop.time(), deadline) if is_last else deadline
+            checked = await checker.check(check_until + LAST_CHECK_SECONDS)
             pause, retry_at = _FIRST_PAUSE, math.inf
         except retry_on:
             checked = checked.unconfirmed()

@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-class HoldResult(StrEnum):
-    """Why a request with `wait` was answered."""
+class WaitResult(StrEnum):
+    """Why a wait ended, or did not begin."""
 
     SETTLED = "settled"
     DEADLINE = "deadline"
@@ -38,7 +38,7 @@ class Hold:
         self.held_since = asyncio.get_running_loop().time()
         self.woken = False
         self.woken_at: float | None = None
-        self.ended: HoldResult | None = None
+        self.ended: WaitResult | None = None
         self._future: asyncio.Future[None] | None = None
 
     @property
@@ -66,7 +66,7 @@ class Hold:
             self.woken_at = asyncio.get_running_loop().time()
             self._resume()
 
-    def end(self, reason: HoldResult) -> None:
+    def end(self, reason: WaitResult) -> None:
         """End the hold. Only the first reason counts."""
         if self.ended is None:
             self.ended = reason
@@ -93,7 +93,7 @@ class HoldRegistry(Generic[K]):
         """Register a hold that any of `keys` wakes, for the duration of the block."""
         hold = Hold()
         if self._draining:
-            hold.end(HoldResult.DRAINING)
+            hold.end(WaitResult.DRAINING)
         self._holds[hold] = None
         for key in keys:
             self._by_key.setdefault(key, set()).add(hold)
@@ -137,7 +137,7 @@ class HoldRegistry(Generic[K]):
                 hold.wake()
 
     def drain(self) -> None:
-        """End all present and future holds with `HoldResult.DRAINING`."""
+        """End all present and future holds with `WaitResult.DRAINING`."""
         self._draining = True
         for hold in self._holds:
-            hold.end(HoldResult.DRAINING)
+            hold.end(WaitResult.DRAINING)

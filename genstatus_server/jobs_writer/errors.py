@@ -44,7 +44,7 @@ _AUTHENTICATION_FAILED: Final = 18
 
 
 class LeaseLost(Exception):
-    """This worker does not hold the job (any more). Nothing was changed, unless the message says that this is not known.
+    """This worker does not hold the job (any more). Nothing was changed, unless the message says otherwise.
 
     Its lease ran out and another worker took the job over, a new generation was requested, or the job was deleted.
     """

@@ -118,7 +118,7 @@ def hash_token(session_token: str) -> str:
     return hashlib.sha256(session_token.encode("latin-1")).hexdigest()
 
 
-def log_in(lookup: AccessLookup, token_hash: str) -> Login:
+def login_of(lookup: AccessLookup, token_hash: str) -> Login:
     """The caller whose login session this is. Raises `LoginRequired`."""
     session = lookup.session(token_hash)
     if session is None or session.expires_at <= datetime.now(UTC):

@@ -1,4 +1,4 @@
-"""The cached documents: read once and advanced by the change stream, the cache is a prefix of the oplog."""
+"""The cached documents: each is read once and then advanced by the change stream, in the order of the oplog."""
 
 import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ from genstatus_server.mongo.queries import (
 
 
 class Holds(Protocol):
-    """The holds, which wait for documents."""
+    """What is needed of `hold.registry.HoldRegistry`."""
 
     def keys(self) -> Collection[Key]:
         """The keys of all holds."""
@@ -190,7 +190,7 @@ class DocumentCache:
         entries[identifier] = _Entry(document, value, read_at)
 
     def apply(self, event: Event) -> Iterable[Key] | None:
-        """Advance the cache by `event`. Returns the keys that it concerns; None: it may concern all."""
+        """Advance the cache by `event`. Returns the keys whose holds have to check again; None: all holds."""
         time, keys = cluster_time(event["clusterTime"]), self._keys_of(event)
         if self._reads:
             job_id = document_id(event.get("documentKey", {}).get("_id"))

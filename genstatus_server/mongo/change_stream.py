@@ -1,7 +1,7 @@
 """Follows one change stream for ever: advances the cache, and wakes the holds of whatever has changed.
 
-Three functions, one inside the other: `follow` never ends, `_follow_stream` is one opened stream, `_apply` is one
-batch of events.
+`follow` never ends. `_follow_until_failure` handles the end of one stream, `_follow_stream` opens one, `_apply_batches`
+loops over its batches, and `_apply` applies one batch.
 """
 
 import asyncio
@@ -135,19 +135,19 @@ class ChangeStreamFollower:
 
     def _apply(self, batch: Batch) -> bool:
         """Apply the events of `batch`. Returns whether holds may have been woken."""
-        concerned: set[Key] | None = set()
+        keys_to_wake: set[Key] | None = set()
         for event in batch.events:
             keys = self._documents.cache.apply(event)
             if keys is None:
-                concerned = None
-            elif concerned is not None:
-                concerned.update(keys)
+                keys_to_wake = None
+            elif keys_to_wake is not None:
+                keys_to_wake.update(keys)
         newest = cluster_time(batch.events[-1]["clusterTime"]) if batch.events else None
         if newest is not None or batch.has_caught_up:
-            self._freshness.advance(newest, batch.requested_at, batch.answered)
-        has_woken = concerned is None or bool(concerned)
+            self._freshness.advance(newest, batch.requested_at, batch.newest_time)
+        has_woken = keys_to_wake is None or bool(keys_to_wake)
         if has_woken:
-            self._holds.wake(concerned)
+            self._holds.wake(keys_to_wake)
         for event in batch.events:
             self._observe_lag(event)
         return has_woken

@@ -83,13 +83,13 @@ class Reply(NamedTuple):
 class Batch(NamedTuple):
     """The events of one answer of the change stream, in order; none after a heartbeat.
 
-    `requested_at` is the loop's time, in seconds, at which the answer was requested. `answered` is MongoDB's newest
-    time when it answered. With `has_caught_up` there were no further events at the time of the request.
+    `requested_at` is the loop's time, in seconds, at which the answer was requested. `newest_time` is MongoDB's newest
+    cluster time when it answered. With `has_caught_up` there were no further events at the time of the request.
     """
 
     events: Sequence[Event]
     requested_at: float
-    answered: ClusterTime
+    newest_time: ClusterTime
     has_caught_up: bool
 
 
@@ -232,14 +232,14 @@ class Connection:
 class _StreamMonitor(monitoring.CommandListener):
     """Records each answer to the change stream: the number of events, when it was requested, and its time.
 
-    The driver gives events out one by one. A turn of a thread for each of a thousand would take seconds, and it does
-    not say which of them is the last one that has come.
+    The driver returns events one by one, and does not say which is the last of an answer. One call of a thread for
+    each event would take seconds for a thousand.
     """
 
     def __init__(self) -> None:
         self.unread = 0
         self.requested_at = 0.0
-        self.answered: ClusterTime = 0
+        self.newest_time: ClusterTime = 0
         self.is_more = False
         self._started_at = 0.0
 
@@ -256,7 +256,7 @@ class _StreamMonitor(monitoring.CommandListener):
         self.is_more = event.command_name == "getMore"
         self.unread = len(cursor["nextBatch"] if self.is_more else cursor["firstBatch"])
         self.requested_at = self._started_at
-        self.answered = cluster_time(event.reply.get("operationTime", _NO_TIME))
+        self.newest_time = cluster_time(event.reply.get("operationTime", _NO_TIME))
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """A command has failed; its error is raised by the driver."""
@@ -270,4 +270,4 @@ def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor:
         events.append(event)
         monitor.unread -= 1
         event = stream.try_next() if monitor.unread > 0 else None
-    return Batch(events, monitor.requested_at, monitor.answered, has_caught_up=not events and monitor.is_more)
+    return Batch(events, monitor.requested_at, monitor.newest_time, has_caught_up=not events and monitor.is_more)

@@ -1,4 +1,4 @@
-"""Documents by key: out of the cache where it proves them, else by one snapshot read."""
+"""Documents by key: from the cache if it can answer, else by one snapshot read."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How far the change stream has come: the change stream writes it, the cache reads it."""
+"""How far the change stream has come. Its follower writes it; cache, document reader and /readyz read it."""
 
 import asyncio
 from collections import deque
@@ -38,11 +38,11 @@ class Freshness:
         self._caught_up_at = float("-inf")
         self._marks.clear()
 
-    def advance(self, newest_event: ClusterTime | None, requested_at: float, answered: ClusterTime) -> None:
+    def advance(self, newest_event: ClusterTime | None, requested_at: float, newest_time: ClusterTime) -> None:
         """An answer of the change stream, requested at `requested_at`, has been applied.
 
         `newest_event` is the time of its last event, None where it had none: then the stream had caught up at
-        `requested_at`. `answered` is the newest cluster time when MongoDB answered.
+        `requested_at`. `newest_time` is the newest cluster time when MongoDB answered.
         """
         if newest_event is None:
             self._caught_up_at = requested_at
@@ -54,7 +54,7 @@ class Freshness:
             self.position = max(self.position, newest_event - 1)
             while self._marks and self._marks[0][1] <= self.position:
                 self._caught_up_at = self._marks.popleft()[0]
-        # A mark that is older than that can no longer make the cache current.
+        # Drop marks older than `TRUSTED_SECONDS`: they can no longer make the cache current.
         while self._marks and self._marks[0][0] < requested_at - TRUSTED_SECONDS:
             self._marks.popleft()
-        self._marks.append((requested_at, answered))
+        self._marks.append((requested_at, newest_time))

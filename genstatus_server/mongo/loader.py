@@ -79,11 +79,11 @@ class BatchLoader(Generic[K]):
         try:
             while self._next is not None:
                 batch, self._next = self._next, None
-                await self._load(batch)
+                await self._read_batch(batch)
         finally:
             self._running -= 1
 
-    async def _load(self, batch: _Batch[K]) -> None:
+    async def _read_batch(self, batch: _Batch[K]) -> None:
         try:
             _settle(batch, await self._read(tuple(batch.keys)))
         except Exception as error:  # noqa: BLE001 - every error goes to those who wait for the batch.

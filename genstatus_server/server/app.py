@@ -1,7 +1,7 @@
 """Composition root: opens every resource in one stack, serves until a signal, and closes in reverse.
 
-The order of a shutdown: not ready, end the holds, stop accepting, let the answers out, then close the change stream, S3
-and MongoDB.
+The order of a shutdown: not ready, end the holds, wait for `shutdown_delay`, stop accepting, let the answers out, then
+close the change stream, S3 and MongoDB.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from genstatus_server.settings import Settings
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
 from genstatus_server.web.base import NotFoundHandler, Services, log_request
+from genstatus_server.web.client_stream import MalformedRequests
 from genstatus_server.web.health import LivezHandler, MetricsHandler, ReadyzHandler
 from genstatus_server.web.listener import Listener
-from genstatus_server.web.malformed import MalformedRequests
 from genstatus_server.web.pages import OpenApiHandler, static_routes
 from genstatus_server.web.status import GenerationStatusesHandler, GenerationStatusHandler
 
@@ -147,8 +147,8 @@ async def run_app(
 ) -> None:
     """Serve on `sockets` until `shutdown` is set, then end the holds and return.
 
-    That takes `shutdown.delay` and, beyond that, `drain_timeout` at most. `parent` is the process that runs this one
-    beside others: it adds up their metrics.
+    The answers get `shutdown.delay` and then at most `drain_timeout` seconds. `parent` is the process that runs this
+    one beside others: it adds up their metrics.
     """
     async with AsyncExitStack() as stack:
         services = await open_services(stack, settings, s3_keys=s3_keys, parent=parent)
@@ -183,7 +183,7 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     services.draining = True
     services.holds.drain()
     await asyncio.sleep(shutdown.delay)  # Meanwhile load balancers see that /readyz fails, and send no more requests.
-    listener.close()
+    listener.stop_listening()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
             await listener.wait_first_requests()

@@ -39,7 +39,7 @@ async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None
         raise BadSettings(["demo: brings its own MongoDB and S3; run `serve` for yours"])
     settings = within_file_limit(settings)
     shutdown = Shutdown(settings.shutdown_delay)
-    shutdown.listen()
+    shutdown.handle_signals()
     async with AsyncExitStack() as stack:
         started = await unless_stopped(shutdown, with_embedded(stack, settings))
         if started is None:

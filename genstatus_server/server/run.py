@@ -45,7 +45,7 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
     """Run the server until a signal; with no `mongodb_uri`, on the embedded MongoDB and S3."""
     settings = within_file_limit(settings)
     shutdown = Shutdown(settings.shutdown_delay)
-    shutdown.listen()
+    shutdown.handle_signals()
     async with AsyncExitStack() as stack:
         parent = await stack.enter_async_context(channel_to_parent(shutdown))
         s3_keys = None

@@ -33,7 +33,7 @@ _ALL_MAY_CONNECT: Final = 0o666
 class Shutdown(asyncio.Event):
     """Set when the server has to end. `signal` is the signal's name, None where the parent process is gone.
 
-    For `delay` seconds from then on it still accepts and answers everything, so that load balancers notice.
+    The server accepts and answers requests for `delay` more seconds, so that load balancers notice.
     """
 
     def __init__(self, delay: float = 0) -> None:
@@ -41,7 +41,7 @@ class Shutdown(asyncio.Event):
         self.delay = delay
         self.signal: str | None = None
 
-    def listen(self) -> None:
+    def handle_signals(self) -> None:
         """Set it at SIGTERM, SIGHUP or SIGINT; SIGINT skips the delay. A second signal ends the process at once.
 
         SIGHUP stays ignored where it is, which is what `nohup` does. SIGUSR1 and SIGUSR2 are ignored.

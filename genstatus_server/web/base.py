@@ -16,7 +16,7 @@ from tornado.httputil import HTTPHeaders, format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from genstatus_server.hold.registry import HoldRegistry, HoldResult
+from genstatus_server.hold.registry import HoldRegistry, WaitResult
 from genstatus_server.model.errors import ServiceError, ServiceUnavailable
 from genstatus_server.mongo.change_stream import ChangeStreamFollower
 from genstatus_server.mongo.client import Connection
@@ -48,7 +48,7 @@ EVERY_ANSWER: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "n
 _POLL_SECONDS: Final = "5"
 #: The same of a hold that reached its deadline: the client requests again and is held again.
 _DEADLINE_SECONDS: Final = "1"
-#: Characters of a path that its record has.
+#: The log record has at most this many characters of the path.
 _LONGEST_PATH: Final = 2000
 #: The status in logs and metrics of a client that left before its answer; nginx uses the same.
 CLIENT_GONE: Final = 499
@@ -209,13 +209,13 @@ class BaseHandler(RequestHandler):
             self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
 
 
-def retry_after(result: HoldResult | None) -> str:
+def retry_after(result: WaitResult | None) -> str:
     """The seconds after an answer without a settled job. `result` is why a hold ended; None where there was none."""
     if result is None:
         return _POLL_SECONDS
-    if result is HoldResult.DRAINING:  # Another server, or a new process of this one, answers in a moment.
+    if result is WaitResult.DRAINING:  # Another server, or a new process of this one, answers in a moment.
         return spread(1, 5)
-    return spread(5, 15) if result is HoldResult.SHED else _DEADLINE_SECONDS
+    return spread(5, 15) if result is WaitResult.SHED else _DEADLINE_SECONDS
 
 
 def retry_after_unavailable() -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from genstatus_server.hold.loop import Urls
-from genstatus_server.model.access import Login, check_access, log_in
+from genstatus_server.model.access import Login, check_access, login_of
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.mongo.cache import Lookup
@@ -45,15 +45,15 @@ class StatusCheck:
         return StatusCheck(self.jobs, is_settled=False, login=self.login, is_confirmed=False)
 
 
-async def log_in_by_hash(documents: Documents, token_hash: str, deadline: float) -> Login:
+async def load_login(documents: Documents, token_hash: str, deadline: float) -> Login:
     """The caller whose login session this is. Raises `LoginRequired` and `ServiceUnavailable`."""
-    return log_in(await documents.get(((SESSIONS, token_hash),), deadline), token_hash)
+    return login_of(await documents.get(((SESSIONS, token_hash),), deadline), token_hash)
 
 
 class StatusChecker:
     """Checks one request. Its answer depends on the documents of `keys` and on the user of the session.
 
-    `login` is the caller as of the last check or `log_in`, None before.
+    `login` is the caller as of the last check or `read_login`, None before.
     """
 
     __slots__ = ("_documents", "_ends_wait", "_params", "_presigner", "_token_hash", "keys", "login")
@@ -71,9 +71,9 @@ class StatusChecker:
             *[(JOBS, (params.submission_id, file_type)) for file_type in params.file_types],
         )
 
-    async def log_in(self, deadline: float) -> Login:
+    async def read_login(self, deadline: float) -> Login:
         """The caller, by the loop's time `deadline`. Raises `LoginRequired` and `ServiceUnavailable`."""
-        self.login = await log_in_by_hash(self._documents, self._token_hash, deadline)
+        self.login = await load_login(self._documents, self._token_hash, deadline)
         return self.login
 
     async def check(self, deadline: float) -> StatusCheck:
@@ -83,7 +83,7 @@ class StatusChecker:
         """
         submission_id, jobs = self._params.submission_id, []
         lookup = self._documents.cache.lookup(self.keys) or await self._load(deadline)
-        login = log_in(lookup, self._token_hash)
+        login = login_of(lookup, self._token_hash)
         if self.login is not None and login.user.user_id != self.login.user.user_id:
             raise LoginRequired
         self.login = login
@@ -98,7 +98,7 @@ class StatusChecker:
         deadline = min(deadline, asyncio.get_running_loop().time() + CHECK_SECONDS)
         try:
             if self.login is None:
-                await self.log_in(deadline)  # For a session that does not exist, nothing else is read.
+                await self.read_login(deadline)  # For a session that does not exist, nothing else is read.
             return await self._documents.load(self.keys, deadline)
         except ServiceUnavailable:
             if self.login is not None and self.login.expires_in() <= 0:

@@ -28,7 +28,7 @@ from tornado.httputil import (
 from tornado.web import Application
 
 from genstatus_server.telemetry import log
-from genstatus_server.web.malformed import ClientStream, MalformedRequests
+from genstatus_server.web.client_stream import ClientStream, MalformedRequests
 from genstatus_server.web.params import parse_query
 
 #: Connections that are accepted in one turn of the loop. The rest of a burst waits in the system's queue at no
@@ -146,8 +146,8 @@ class Listener(HTTPServerConnectionDelegate):
         self._resume()
         self.close_idle()
 
-    def close(self) -> None:
-        """Stop listening. Connections in the system's queue are accepted first: closing the socket would reset them."""
+    def stop_listening(self) -> None:
+        """Accept no further connection, except those in the system's queue: closing the socket would reset them."""
         self._closing_idle.cancel()
         self._pause()
         for each in self._sockets:

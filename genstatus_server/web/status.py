@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from genstatus_server.hold.loop import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
-from genstatus_server.hold.registry import Hold, HoldResult
+from genstatus_server.hold.registry import Hold, WaitResult
 from genstatus_server.model.access import Login, hash_token
 from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.model.jobs import Job
 from genstatus_server.mongo.queries import SESSIONS, USERS
 from genstatus_server.web.answers import encode_answer, encode_answer_about_several, entity_tag, opaque_tags
 from genstatus_server.web.base import CLIENT_GONE, BaseHandler, date_now, retry_after
-from genstatus_server.web.check import CHECK_SECONDS, EndsWait, StatusChecker, log_in_by_hash
+from genstatus_server.web.check import CHECK_SECONDS, EndsWait, StatusChecker, load_login
 from genstatus_server.web.params import Query, StatusParams, parse_params_of_one, parse_params_of_several, parse_request
 
 
@@ -42,12 +42,12 @@ class StatusHandler(BaseHandler):
         """The client went away: its hold ends at once."""
         super().on_connection_close()
         if self._hold is not None:
-            self._hold.end(HoldResult.GONE)
+            self._hold.end(WaitResult.GONE)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """As for all answers. Tell that the wait has ended with an error."""
         if self._requests_wait:
-            self.set_header("X-Wait-Result", HoldResult.ERROR)
+            self.set_header("X-Wait-Result", WaitResult.ERROR)
         super().write_error(status_code, **kwargs)
 
     async def get(self) -> None:
@@ -55,7 +55,7 @@ class StatusHandler(BaseHandler):
         params, self._requests_wait = parse_request(self.parse_params, self.request)
         token_hash = hash_token(self.request.headers.get("X-Session-ID", ""))
         if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
-            self._note_login(await log_in_by_hash(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
+            self._log_login(await load_login(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
             raise params
         checker = StatusChecker(self.services, token_hash, params, self.ends_wait(params))
         if not params.wait:
@@ -63,24 +63,24 @@ class StatusHandler(BaseHandler):
             return
         # The answer to a short hold may not come later than the hold's end.
         first_deadline = self.arrived + min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
-        login = await checker.log_in(first_deadline)
+        login = await checker.read_login(first_deadline)
         if self._has_room(login):
             await self._answer_held(params, checker, login, first_deadline)
         else:
-            await self._answer_at_once(params, checker, first_deadline, HoldResult.SHED)
+            await self._answer_at_once(params, checker, first_deadline, WaitResult.SHED)
 
     async def _answer_at_once(
-        self, params: StatusParams, checker: StatusChecker, deadline: float, result: HoldResult | None
+        self, params: StatusParams, checker: StatusChecker, deadline: float, result: WaitResult | None
     ) -> None:
         """Answer without a hold. `result` is why there is none; None where none was requested."""
         try:
             checked = await checker.check(deadline)
         finally:
             if checker.login is not None:
-                self._note_login(checker.login, params)
-        if result is HoldResult.SHED:
+                self._log_login(checker.login, params)
+        if result is WaitResult.SHED:
             if checked.is_settled:
-                result = HoldResult.SETTLED
+                result = WaitResult.SETTLED
             else:
                 self.services.metrics.shed.inc()
         urls = await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS)
@@ -89,13 +89,13 @@ class StatusHandler(BaseHandler):
     async def _answer_held(
         self, params: StatusParams, checker: StatusChecker, login: Login, first_deadline: float
     ) -> None:
-        # The query is parsed by now. Ten thousand holds would keep what is in it a second time.
+        # `params` has the values: ten thousand holds would keep a second copy of each.
         self.request.query_arguments = {}
-        result = HoldResult.ERROR
+        result = WaitResult.ERROR
         with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
             self._hold = hold
             if self.is_client_gone:
-                hold.end(HoldResult.GONE)
+                hold.end(WaitResult.GONE)
             try:
                 checked, urls, result = await hold_until_settled(
                     hold,
@@ -105,13 +105,13 @@ class StatusHandler(BaseHandler):
                     retry_on=ServiceUnavailable,
                 )
             finally:
-                self._note_login(login, params)  # Not before: ten thousand holds would keep it.
-                self._note_end(hold, result)
+                self._log_login(login, params)  # Not before: ten thousand holds would keep it.
+                self._record_end(hold, result)
         if urls is None:
             self.set_status(CLIENT_GONE)
             return
         await self._answer(params, checked.jobs, urls, result)
-        if result is HoldResult.SETTLED and hold.woken_at is not None:
+        if result is WaitResult.SETTLED and hold.woken_at is not None:
             self.services.metrics.wake_seconds.observe(asyncio.get_running_loop().time() - hold.woken_at)
 
     def _has_room(self, login: Login) -> bool:
@@ -119,21 +119,21 @@ class StatusHandler(BaseHandler):
         held_of_session = holds.count((SESSIONS, login.token_hash))
         return len(holds) < settings.max_waits and held_of_session < settings.max_waits_per_session
 
-    def _note_login(self, login: Login, params: StatusParams | None = None) -> None:
+    def _log_login(self, login: Login, params: StatusParams | None = None) -> None:
         """Add the caller and the parameters to the log record."""
         self.log_fields["user_id"] = login.user.user_id
         if params is not None:
             self.log_fields["submission_id"] = params.submission_id
             self.log_fields["file_type"] = ",".join(params.file_types)
 
-    def _note_end(self, hold: Hold, result: HoldResult) -> None:
+    def _record_end(self, hold: Hold, result: WaitResult) -> None:
         """Add the end of the hold to the log record and to the metrics."""
         held = asyncio.get_running_loop().time() - hold.held_since
         self.services.metrics.hold_seconds.labels(result.value).observe(held)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
 
     async def _answer(
-        self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: HoldResult | None = None
+        self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None = None
     ) -> None:
         """Send the answer. `result` is why the wait ended; None where the request has no `wait`."""
         if result is not None:
@@ -152,11 +152,11 @@ class StatusHandler(BaseHandler):
             body = b""
         self.finish(body)
 
-    def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: HoldResult | None) -> None:
+    def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: WaitResult | None) -> None:
         if result is not None:
             self.set_header("X-Wait-Result", result)
         # Also where no job is `waiting`, but a hold for a change of the entity tag came to nothing.
-        if result not in {None, HoldResult.SETTLED} or not all(job.is_settled for job in jobs):
+        if result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs):
             self.set_header("Retry-After", retry_after(result))
         if params.preferred_wait:
             self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")

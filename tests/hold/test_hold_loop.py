@@ -16,7 +16,7 @@ from genstatus_server.hold.loop import (
     deadline_of,
     hold_until_settled,
 )
-from genstatus_server.hold.registry import Hold, HoldRegistry, HoldResult
+from genstatus_server.hold.registry import Hold, HoldRegistry, WaitResult
 
 KEY = ("jobs", 1)
 
@@ -112,7 +112,7 @@ def settled_but_woken(hold: Hold) -> Check:
 
 async def test_hold_answers_what_is_settled_at_the_first_check() -> None:
     held = Held(Checker(SETTLED))
-    assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+    assert await held.outcome() == (SETTLED, ["url"], WaitResult.SETTLED)
     assert held.checker.checks == [held.first_deadline]
     assert not len(held.registry)
 
@@ -123,7 +123,7 @@ async def test_hold_checks_again_when_it_is_woken() -> None:
     await held.waits()
     assert not held.task.done()
     held.registry.wake([KEY])
-    assert (await held.outcome()).result is HoldResult.SETTLED
+    assert (await held.outcome()).result is WaitResult.SETTLED
     assert held.checker.checks[1:] == [held.deadline + LAST_CHECK_SECONDS] * 2
 
 
@@ -132,7 +132,7 @@ async def test_hold_checks_again_where_something_changed_during_the_check() -> N
     await held.waits()
     assert not held.checker.signed
     held.hold.wake()
-    assert (await held.outcome()).result is HoldResult.SETTLED
+    assert (await held.outcome()).result is WaitResult.SETTLED
 
 
 async def test_hold_checks_again_where_something_changed_during_the_signature() -> None:
@@ -140,7 +140,7 @@ async def test_hold_checks_again_where_something_changed_during_the_signature() 
     await held.waits()
     assert [checked for checked, _ in held.checker.signed] == [SETTLED]
     held.hold.wake()
-    assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+    assert await held.outcome() == (SETTLED, ["url"], WaitResult.SETTLED)
     assert len(held.checker.signed) == 2
 
 
@@ -149,13 +149,13 @@ async def test_hold_checks_again_where_a_failure_changed_during_the_signature() 
     await held.waits()
     assert [checked for checked, _ in held.checker.signed] == [FAILED]
     held.hold.wake()
-    assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+    assert await held.outcome() == (SETTLED, ["url"], WaitResult.SETTLED)
 
 
 async def test_hold_ends_at_its_deadline_after_a_last_check() -> None:
     held = Held(Checker(WAITING), seconds=0.02)
     checked, urls, result = await held.outcome()
-    assert (checked, urls, result) == (WAITING, [None], HoldResult.DEADLINE)
+    assert (checked, urls, result) == (WAITING, [None], WaitResult.DEADLINE)
     assert now() >= held.deadline
     assert len(held.checker.checks) == 2
     assert held.deadline <= held.checker.checks[1] <= held.deadline + LAST_CHECK_SECONDS
@@ -163,7 +163,7 @@ async def test_hold_ends_at_its_deadline_after_a_last_check() -> None:
 
 
 async def test_hold_that_is_settled_by_its_last_check_is_settled() -> None:
-    assert (await Held(Checker(WAITING, SETTLED), seconds=0.02).outcome()).result is HoldResult.SETTLED
+    assert (await Held(Checker(WAITING, SETTLED), seconds=0.02).outcome()).result is WaitResult.SETTLED
 
 
 async def test_hold_woken_again_and_again_ends_at_its_deadline() -> None:
@@ -171,30 +171,30 @@ async def test_hold_woken_again_and_again_ends_at_its_deadline() -> None:
         hold.wake()
         return WAITING
 
-    assert (await Held(Checker(still), seconds=0.02).outcome()).result is HoldResult.DEADLINE
+    assert (await Held(Checker(still), seconds=0.02).outcome()).result is WaitResult.DEADLINE
 
 
-@pytest.mark.parametrize("reason", [HoldResult.DRAINING, HoldResult.GONE])
-async def test_hold_ends_when_it_is_ended(reason: HoldResult) -> None:
+@pytest.mark.parametrize("reason", [WaitResult.DRAINING, WaitResult.GONE])
+async def test_hold_ends_when_it_is_ended(reason: WaitResult) -> None:
     held = await Held(Checker(WAITING)).waits()
     held.hold.end(reason)
     outcome = await held.outcome()
     assert outcome.result is reason
     assert outcome.checked is WAITING
     assert held.checker.checks[-1] <= now() + LAST_CHECK_SECONDS, "not the hold's own deadline"
-    assert outcome.urls == (None if reason is HoldResult.GONE else [None])
+    assert outcome.urls == (None if reason is WaitResult.GONE else [None])
 
 
 async def test_hold_that_drains_gives_what_is_settled_by_then() -> None:
     held = await Held(Checker(WAITING, SETTLED)).waits()
-    held.hold.end(HoldResult.DRAINING)
-    assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+    held.hold.end(WaitResult.DRAINING)
+    assert await held.outcome() == (SETTLED, ["url"], WaitResult.SETTLED)
 
 
 async def test_draining_hold_checks_again_after_a_change() -> None:
     held = await Held(Checker(WAITING, SETTLED, WAITING, on_sign=(wake,))).waits()
-    held.hold.end(HoldResult.DRAINING)
-    assert (await held.outcome())[1:] == ([None], HoldResult.DRAINING)
+    held.hold.end(WaitResult.DRAINING)
+    assert (await held.outcome())[1:] == ([None], WaitResult.DRAINING)
 
 
 async def test_hold_checks_again_when_the_permission_expires() -> None:
@@ -224,20 +224,20 @@ async def test_hold_outlasts_checks_that_fail(monkeypatch: pytest.MonkeyPatch) -
     held = await Held(Checker(WAITING, Away(), Away(), Away(), SETTLED)).waits()
     began = now()
     held.hold.wake()
-    assert await held.outcome() == (SETTLED, ["url"], HoldResult.SETTLED)
+    assert await held.outcome() == (SETTLED, ["url"], WaitResult.SETTLED)
     assert pauses == [0.01, 0.02, 0.03]
     assert now() - began >= sum(pauses) - 0.001
 
 
 async def test_hold_ends_at_its_deadline_where_the_last_check_fails() -> None:
     checked, urls, result = await Held(Checker(WAITING, Away()), seconds=0.02).outcome()
-    assert (checked, urls, result) == (WAITING.unconfirmed(), [None], HoldResult.DEADLINE)
+    assert (checked, urls, result) == (WAITING.unconfirmed(), [None], WaitResult.DEADLINE)
 
 
 async def test_hold_does_not_answer_an_unconfirmed_check() -> None:
     held = Held(Checker(settled_but_woken, Away()), seconds=0.05)
     checked, urls, result = await held.outcome()
-    assert (checked, urls, result) == (SETTLED.unconfirmed(), [None], HoldResult.DEADLINE)
+    assert (checked, urls, result) == (SETTLED.unconfirmed(), [None], WaitResult.DEADLINE)
 
 
 async def test_deadline_is_at_most_a_sixteenth_earlier_than_requested() -> None:

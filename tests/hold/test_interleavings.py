@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from genstatus_server.hold.loop import Outcome, hold_until_settled
-from genstatus_server.hold.registry import HoldRegistry, HoldResult
+from genstatus_server.hold.registry import HoldRegistry, WaitResult
 from genstatus_server.model.access import Login, User
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import Job
@@ -93,7 +93,7 @@ class Answer:
         )
 
     @property
-    def result(self) -> HoldResult | None:
+    def result(self) -> WaitResult | None:
         return None if isinstance(self.outcome, Exception) else self.outcome.result
 
 
@@ -172,11 +172,11 @@ class World:
     def tell_next_event(self) -> None:
         event = self.oplog.events[self.told]
         self.told, self.is_catching_up = self.told + 1, True
-        self.connection.stream.send(event, requested_at=self.loop.time(), answered=time_of(self.oplog.now))
+        self.connection.stream.send(event, requested_at=self.loop.time(), newest_time=time_of(self.oplog.now))
 
     def catch_up(self) -> None:
         self.is_catching_up = self.is_behind = False  # Once more would change nothing.
-        self.connection.stream.send(requested_at=self.loop.time(), answered=time_of(self.oplog.now))
+        self.connection.stream.send(requested_at=self.loop.time(), newest_time=time_of(self.oplog.now))
 
     def pass_time(self, seconds: float) -> None:
         self.is_catching_up = self.is_behind = True
@@ -200,7 +200,7 @@ class World:
             "stream catches up": (stream.is_asked and caught_up and self.is_catching_up, self.catch_up),
             "stream falls behind": (not self.is_behind, lambda: self.pass_time(TRUSTED_SECONDS + 0.5)),
             "deadline": (True, lambda: self.pass_time(HOLD_SECONDS)),
-            "client leaves": (True, lambda: self.hold.end(HoldResult.GONE)),
+            "client leaves": (True, lambda: self.hold.end(WaitResult.GONE)),
             "server drains": (True, self.holds.drain),
         }
         return {name: step for name, (is_possible, step) in possible.items() if is_possible}
@@ -264,7 +264,7 @@ def check(world: World, order: Sequence[str]) -> None:
         return
     assert len(world.holds) == 0, order
     assert not world.holds.keys(), order
-    if answer.result is HoldResult.GONE:
+    if answer.result is WaitResult.GONE:
         return
     if answer.status == "finished":
         assert "finish" in committed, order

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from genstatus_server.hold.registry import HoldRegistry, HoldResult
+from genstatus_server.hold.registry import HoldRegistry, WaitResult
 
 A, B = ("jobs", 1), ("jobs", 2)
 
@@ -67,9 +67,9 @@ async def test_hold_waits_until_something_happens(how: str) -> None:
         if how == "wake":
             registry.wake([A])
         elif how == "end":
-            hold.end(HoldResult.GONE)
+            hold.end(WaitResult.GONE)
         await asyncio.wait_for(task, 5)
-        assert (hold.woken, hold.ended) == (how == "wake", HoldResult.GONE if how == "end" else None)
+        assert (hold.woken, hold.ended) == (how == "wake", WaitResult.GONE if how == "end" else None)
         assert not hold.is_waiting
 
 
@@ -91,9 +91,9 @@ async def test_hold_keeps_the_time_of_its_first_unchecked_wake() -> None:
 
 async def test_hold_ends_for_its_first_reason() -> None:
     with HoldRegistry[tuple[str, int]]().hold((A,)) as hold:
-        hold.end(HoldResult.DRAINING)
-        hold.end(HoldResult.GONE)
-        assert hold.ended is HoldResult.DRAINING
+        hold.end(WaitResult.DRAINING)
+        hold.end(WaitResult.GONE)
+        assert hold.ended is WaitResult.DRAINING
         await asyncio.wait_for(hold.wait(now() + 60), 5)
 
 
@@ -114,4 +114,4 @@ async def test_registry_that_drains_ends_all_holds_and_those_to_come() -> None:
     with registry.hold((A,)) as hold:
         registry.drain()
         with registry.hold((B,)) as later:
-            assert [each.ended for each in (hold, later)] == [HoldResult.DRAINING] * 2
+            assert [each.ended for each in (hold, later)] == [WaitResult.DRAINING] * 2

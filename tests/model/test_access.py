@@ -13,7 +13,7 @@ from genstatus_server.model.access import (
     User,
     check_access,
     hash_token,
-    log_in,
+    login_of,
     submission_from_document,
     user_from_document,
 )
@@ -56,22 +56,22 @@ class Documents:
         raise NotImplementedError
 
 
-def test_log_in_uses_the_hash_of_a_token() -> None:
+def test_login_of_uses_the_hash_of_a_token() -> None:
     assert hash_token(TOKEN) == HASH
-    login = log_in(Documents(), HASH)
+    login = login_of(Documents(), HASH)
     assert (login.user, login.token_hash) == (OWNER, HASH)
     assert 3590 < login.expires_in() <= 3600
 
 
-def test_log_in_refuses_an_empty_token() -> None:
+def test_login_of_refuses_an_empty_token() -> None:
     with pytest.raises(LoginRequired):
         hash_token("")
 
 
 @pytest.mark.parametrize("token", ["A TOKEN", "a token ", HASH, "a tokén"])
-def test_log_in_refuses_another_token(token: str) -> None:
+def test_login_of_refuses_another_token(token: str) -> None:
     with pytest.raises(LoginRequired):
-        log_in(Documents(), hash_token(token))
+        login_of(Documents(), hash_token(token))
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_log_in_refuses_another_token(token: str) -> None:
     ],
     ids=["no session", "an expired one", "another's", "no user"],
 )
-def test_log_in_refuses_without_session_or_user(documents: Callable[[], Documents]) -> None:
+def test_login_of_refuses_without_session_or_user(documents: Callable[[], Documents]) -> None:
     with pytest.raises(LoginRequired):
-        log_in(documents(), HASH)
+        login_of(documents(), HASH)
 
 
 def test_session_is_over_at_the_moment_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,14 +100,14 @@ def test_session_is_over_at_the_moment_it_expires(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("genstatus_server.model.access.datetime", Clock)
     with pytest.raises(LoginRequired):
-        log_in(Documents(login=LoginSession(11, moment)), HASH)
-    assert log_in(Documents(login=LoginSession(11, moment + timedelta(milliseconds=1))), HASH).user is OWNER
+        login_of(Documents(login=LoginSession(11, moment)), HASH)
+    assert login_of(Documents(login=LoginSession(11, moment + timedelta(milliseconds=1))), HASH).user is OWNER
 
 
-def test_log_in_does_not_read_the_user_of_an_expired_session() -> None:
+def test_login_of_does_not_read_the_user_of_an_expired_session() -> None:
     documents = Documents(login=LoginSession(11, in_future(-1)))
     with pytest.raises(LoginRequired):
-        log_in(documents, HASH)
+        login_of(documents, HASH)
     assert documents.found == ["session"]
 
 

@@ -319,13 +319,16 @@ def test_what_access_depends_on_becomes_anything_during_a_hold(
 @example(DBRef("a", {"b": 1}), "users", None)  # It says that it can be hashed, and cannot.
 @example(DBRef("a", {"b": 1}), "jobs", None)
 @example(Code("a"), "sessions", None)
+@example(INVALID_TEXT, "jobs", None)
+@example(INVALID_TEXT, "jobs", 1)  # It was deleted before.
 def test_any_document_passes_by_a_hold(
     server: Server, world: World, io_loop: IOLoop, document_id: Any, collection: str, value: Any
 ) -> None:
     async def hold() -> None:
         number = await put_submission(world)
         documents = world.database[collection]
-        this = {"_id": {"$eq": document_id}}  # Without the operator, some values would be read as a query.
+        # Without the operator, some values would be read as a query. Raw, as it is written: else invalid text stays.
+        this = raw({"_id": {"$eq": document_id}})
         assume(not await documents.count_documents(this))
         await world.jobs.insert_one({"_id": number, "submission_id": number} | GOOD_JOB | {"status": "waiting"})
         with capture_logs() as records:

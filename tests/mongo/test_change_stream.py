@@ -58,9 +58,9 @@ class Following:
         """Wait until the newest of so many streams is asked for its next answer."""
         await until(lambda: len(self.connection.streams) >= streams and self.connection.stream.is_asked)
 
-    async def send(self, *events: Any, answered: int = 5) -> None:
+    async def send(self, *events: Any, newest_time: int = 5) -> None:
         stream = self.connection.stream
-        stream.send(*events, requested_at=now(), answered=time_of(answered))
+        stream.send(*events, requested_at=now(), newest_time=time_of(newest_time))
         await until(lambda: stream.is_asked or self.connection.stream is not stream)
 
 
@@ -280,7 +280,7 @@ async def test_follower_notices_a_collection_that_becomes_a_view(monkeypatch: py
     async with following() as made:
         await made.asked()
         made.connection.views = ["users"]
-        made.connection.stream.send(requested_at=now(), answered=time_of(5))
+        made.connection.stream.send(requested_at=now(), newest_time=time_of(5))
         await until(lambda: made.follower.state is StreamState.DOWN)
 
 

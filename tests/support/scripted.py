@@ -134,12 +134,12 @@ class ScriptedStream:
         """Whether somebody waits for its next answer."""
         return self._answer is not None and not self._answer.done()
 
-    def send(self, *events: Event, requested_at: float, answered: ClusterTime) -> None:
+    def send(self, *events: Event, requested_at: float, newest_time: ClusterTime) -> None:
         """Answer with these events; with none, the stream has caught up."""
         assert self._answer is not None
         if events:
             self.resume_token = {"after": getattr(events[-1]["clusterTime"], "time", None)}
-        self._answer.set_result(Batch(events, requested_at, answered, has_caught_up=not events))
+        self._answer.set_result(Batch(events, requested_at, newest_time, has_caught_up=not events))
 
     def fail(self, error: Exception) -> None:
         assert self._answer is not None

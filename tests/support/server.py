@@ -18,8 +18,8 @@ from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.server.app import make_application, open_services
 from genstatus_server.settings import Settings, load_settings
 from genstatus_server.web.base import Services
+from genstatus_server.web.client_stream import MalformedRequests
 from genstatus_server.web.listener import Listener
-from genstatus_server.web.malformed import MalformedRequests
 from tests.support.services import S3
 from tests.support.world import SUBMISSION, World
 
@@ -127,7 +127,7 @@ def serve(stack: AsyncExitStack, services: Services, client: SimpleAsyncHTTPClie
 
 async def stop(listener: Listener, services: Services) -> None:
     """Stop it, and see that nothing of a request is left."""
-    listener.close()
+    listener.stop_listening()
     await listener.close_connections()
     await until(lambda: not len(services.holds), what="no hold is left")
     assert not services.holds.keys()

@@ -13,8 +13,8 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from tornado.web import Application, RequestHandler
 
 from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.web.client_stream import ClientStream, MalformedRequests
 from genstatus_server.web.listener import _AT_ONCE, Listener
-from genstatus_server.web.malformed import ClientStream, MalformedRequests
 from tests.support.server import DEADLINE, until
 
 pytestmark = pytest.mark.one_python
@@ -97,7 +97,7 @@ async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         await until(lambda: len(streams) == 0)
-    listener.close()
+    listener.stop_listening()
     await listener.close_connections()
 
 
@@ -116,7 +116,7 @@ async def connections(idle_timeout: float) -> AsyncIterator[Callable[[bytes], Aw
 
     with ExitStack() as stack:
         yield connect
-        listener.close()
+        listener.stop_listening()
         await listener.close_connections()
 
 
@@ -216,7 +216,7 @@ async def test_listener_serves_a_unix_socket(tmp_path: Path) -> None:
             assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
             assert await reader.readexactly(3) == b"now"
     writer.close()
-    listener.close()
+    listener.stop_listening()
     await listener.close_connections()
 
 
@@ -230,5 +230,5 @@ async def test_listener_takes_over_blocking_sockets() -> None:
     async with asyncio.timeout(DEADLINE):
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
     writer.close()
-    listener.close()
+    listener.stop_listening()
     await listener.close_connections()

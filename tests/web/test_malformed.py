@@ -18,9 +18,8 @@ from tornado.web import Application, RequestHandler
 
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
-from genstatus_server.web import malformed
+from genstatus_server.web.client_stream import MalformedRequests
 from genstatus_server.web.listener import Listener
-from genstatus_server.web.malformed import MalformedRequests
 from tests.support.server import DEADLINE, Server, until
 
 HEAD = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
@@ -84,7 +83,7 @@ async def bare() -> AsyncIterator[Bare]:
     application = Application([("/.*", Answered)])
     listener = Listener(application, sockets, idle_timeout=60, malformed=MalformedRequests(made.metrics))
     yield made
-    listener.close()
+    listener.stop_listening()
     await listener.close_connections()
 
 
@@ -128,7 +127,7 @@ async def test_tls_client_is_refused_at_once() -> None:
 
 async def test_a_malformed_request_is_logged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, records = 1000.0, list[dict[str, object]]()
-    monkeypatch.setattr(malformed, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("genstatus_server.web.client_stream.time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(log, "warning", lambda action, **fields: records.append({"action": action, **fields}))
     async with bare() as server:
         for _ in range(3):

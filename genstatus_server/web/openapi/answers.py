@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from genstatus_server.hold.registry import HoldResult
+from genstatus_server.hold.registry import WaitResult
 from genstatus_server.web.base import ALLOWED_HEADERS, EXPOSED_HEADERS
 
 Object = dict[str, Any]
@@ -53,7 +53,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     ),
     "X-Wait-Result": (
         "Why a request with `wait` is answered. `deadline`: repeat it at once; any other: after `Retry-After`.",
-        {"type": "string", "enum": [result.value for result in HoldResult if result is not HoldResult.GONE]},
+        {"type": "string", "enum": [result.value for result in WaitResult if result is not WaitResult.GONE]},
         "settled",
     ),
     "Preference-Applied": (
