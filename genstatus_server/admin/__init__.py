@@ -1,1 +1,1 @@
-"""The commands that one needs to run the service by hand: they write users, login sessions and submissions."""
+"""The commands for operators: users, login sessions, submissions, jobs, `check`, `init-db` and `init-roles`."""

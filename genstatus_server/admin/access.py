@@ -164,7 +164,11 @@ def revoke_sessions(database: Database[Document], session_id: str | None, user: 
     """Revoke SESSION (what `list` shows, or more of it) or all sessions of a user; what they hold ends at once."""
     if (session_id is None) == (user is None):
         raise click.UsageError("say which session, or --user")
-    query = {"user_id": find_user(database, user)["_id"]} if user is not None else _one(database, session_id or "")
+    query = (
+        {"user_id": find_user(database, user)["_id"]}
+        if user is not None
+        else _session_query(database, session_id or "")
+    )
     count = database[SESSIONS].delete_many(query).deleted_count
     show_one({"revoked": count}, as_json=as_json)
 
@@ -202,7 +206,7 @@ def _user_row(document: Document) -> dict[str, Any]:
     }
 
 
-def _one(database: Database[Document], beginning: str) -> Document:
+def _session_query(database: Database[Document], beginning: str) -> Document:
     """The query for the one session whose id has this beginning."""
     if len(beginning) < _FEWEST or set(beginning) - set("0123456789abcdef"):
         raise click.UsageError(f"a session is named by {_FEWEST} or more characters of its id, as `list` shows it")

@@ -31,7 +31,7 @@ _OPERATION_MS: Final = 10_000
 #: Seconds by which the clocks may differ.
 _CLOCK_SECONDS: Final = 5
 _SHORTEST_WINDOW: Final = timedelta(hours=1)
-#: How full an oplog may be and count as one that has not dropped anything yet.
+#: Below this share of its size, an oplog has not yet dropped any entry. A short window is then no problem.
 _FULL: Final = 0.9
 _ROLE: Final = "give the user the role genstatus_serve, which `genstatus init-roles` makes"
 

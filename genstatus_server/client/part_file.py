@@ -1,4 +1,4 @@
-"""Where a download goes: a file that is at its path only once it is whole, or a stream. Both go on where they were."""
+"""The target of a download: a file that appears when it is complete, or a stream. Both can resume a download."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ class Output(ABC):
     def accept(self, status: int, headers: Mapping[str, str], total: int | None) -> str:
         """Why the body of this answer is not to be written; empty where it is the whole file, or what is missing of it.
 
-        Some S3-compatible servers send a range with status 200, and whatever `If-Range` says.
+        Some S3-compatible servers send a range with status 200, and some ignore `If-Range`.
         """
         tag, sent = headers.get("etag", ""), headers.get("content-range", "")
         if status == HTTPStatus.OK and not sent:
@@ -101,7 +101,7 @@ class PartFile(Output):
 
 
 class StreamOutput(Output):
-    """What comes is written to `stream`, from which nothing can be taken back: what comes again is passed over.
+    """Writes to `stream`, which cannot be rewound. If a download starts again, bytes already written are skipped.
 
     Raises `DownloadFailed` where a file begins again and may be another.
     """

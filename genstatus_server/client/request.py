@@ -72,7 +72,7 @@ def fetch_request(step: Fetch, output: Output) -> dict[str, Any]:
 
 
 def no_reply(error: Exception, received: int = 0) -> Reply:
-    """A reply that says why there is none, or no whole one."""
+    """A `Reply` for a request without a complete answer. Its `error` says why."""
     last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return Reply(error=last_error, received=received)
 

@@ -1,7 +1,8 @@
 """What a client does next: when to send a request, how long to pause, when to give up. Pure: no input or output.
 
-A conversation is a generator of steps. A front, sync or async, does each step and sends back the `Reply` that came of
-it; what the generator returns or raises is the result. So both fronts keep the same rules, and a test needs no server.
+`check`, `wait` and `download` are generators of steps. The blocking and the asyncio client perform each step and send
+its `Reply` back into the generator. The result is what the generator returns or raises. So both clients follow the same
+rules, and a test needs no server.
 """
 
 import json
@@ -36,7 +37,7 @@ LAST_ANSWER: Final = 0.5
 DOWNLOAD_ATTEMPTS: Final = 5
 
 _GIVE_UP: Final = frozenset({400, 401, 403})
-#: What storage answers that may do better in a moment, or from the beginning (206 and 416 of another file).
+#: HTTP statuses of the storage after which to try again; after 206 or 416 for another file, from the first byte.
 _PASSING: Final = frozenset({0, 200, 206, 408, 416, 425, 429})
 _SERVER_ERROR: Final = 500
 _OK: Final = 200
@@ -142,8 +143,8 @@ def wait(
 def download(timing: Timing, generation: Generation | None = None, *, timeout: float | None = None) -> Steps:
     """Fetch the file of a finished `generation`; without one, or where its URL is of no use, ask for it anew.
 
-    One that breaks off goes on where it was, where the storage can. Raises `DownloadFailed`, `GenerationRefused`, or
-    `WaitTimedOut` after `timeout` seconds.
+    An interrupted download resumes at the same byte if the storage supports it. Raises `DownloadFailed`,
+    `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
     """
     ends = inf if timeout is None else timing.clock() + timeout
     failures, renewals, furthest, last_error = 0, 0, 0, ""

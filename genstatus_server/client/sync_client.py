@@ -30,7 +30,7 @@ class GenerationClient:
     """Asks the server at `base_url` with one user's session token; a context manager, for one thread at a time.
 
     `verify` is the TLS context where the machine's own certificates are not the right ones. Raises ValueError where
-    the URL or the token cannot be used. What the methods raise beside `GenerationError` says each of them.
+    the URL or the token cannot be used. Each method documents what else it raises.
     """
 
     def __init__(self, base_url: str, session_token: str, *, verify: ssl.SSLContext | bool = True) -> None:

@@ -207,7 +207,7 @@ class Bars:
 
 @contextmanager
 def open_display(what: str) -> Iterator[Display]:
-    """A display of `what` is waited for; closed, it leaves the terminal as it was."""
+    """Show the progress of waiting for `what` while the block lasts. Afterwards the terminal is as before."""
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(console, what)

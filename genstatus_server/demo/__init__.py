@@ -1,1 +1,1 @@
-"""What `python -m genstatus_server demo` adds to the server: sample data, a sample worker, and calls to try."""
+"""Sample data, a sample worker and sample calls for `demo`; embedded MongoDB and S3 for `demo` and `serve`."""

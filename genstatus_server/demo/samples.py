@@ -73,7 +73,7 @@ _CURL_STATUS: Final = r"curl -sS -w '\n%{http_code}\n'"
 
 @dataclass(frozen=True)
 class DemoTokens:
-    """The session tokens of the demo's users. No secrets: they open a demo on the loopback only."""
+    """The session tokens of the demo's users. They are public: do not let others reach a demo."""
 
     owner: str = "demo-owner"
     reader: str = "demo-reader"
@@ -106,10 +106,10 @@ def sample_csv(file_type: str) -> bytes:
 def _replace(database: Database[Document], name: str, documents: list[Document]) -> None:
     for document in documents:
         # Some samples are malformed on purpose: they bypass the validator of `init-db`.
-        fileless = document.get("upload") == {"status": "finished"}
-        speechless = document.get("status") == "failed" and "message" not in document
+        lacks_key = document.get("upload") == {"status": "finished"}
+        lacks_message = document.get("status") == "failed" and "message" not in document
         database[name].replace_one(
-            {"_id": document["_id"]}, document, upsert=True, bypass_document_validation=fileless or speechless
+            {"_id": document["_id"]}, document, upsert=True, bypass_document_validation=lacks_key or lacks_message
         )
 
 

@@ -33,7 +33,7 @@ _KEY: Final = f"{DEMO_SUBMISSION_ID}/{DEMO_FILE_TYPE}.csv"
 #: Seconds in each state. Together, 5.
 _WAITING, _RUNNING, _FINISHED = 1.0, 2.5, 1.5
 _PAUSE_AFTER_ERROR: Final = 1.0
-#: Milliseconds that a MongoDB operation may take, which is also the longest that the end of the worker is delayed.
+#: Milliseconds that a MongoDB operation may take. The worker notices a signal only after the operation.
 _MONGODB_TIMEOUT_MS: Final = 1000
 #: Seconds; the S3 is on the same machine.
 _S3_TIMEOUT: Final = 2

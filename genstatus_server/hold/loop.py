@@ -1,6 +1,6 @@
 """The hold: check, wait, check again, until the jobs are settled or something ends the wait.
 
-A change only ever means "check again". Pure asyncio: what is checked and signed is the caller's.
+A change carries no data. It only makes the hold check again. Pure asyncio: the caller's `Checker` checks and signs.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ _LONGEST_PAUSE: Final = 4.0
 
 
 class Checked(Protocol):
-    """The result of a check. After the loop's time `expires` it may not be answered without another check.
+    """The result of a check. After the loop's time `expires`, the hold must check again before it answers.
 
-    `is_confirmed` is False where a later check failed, so that access may have ended in the meantime.
+    `is_confirmed` is False if a later check failed. The caller may have lost access in the meantime.
     """
 
     @property
@@ -37,7 +37,7 @@ class Checked(Protocol):
 
 
 C = TypeVar("C", bound=Checked)
-#: One for each file, None where there is nothing to sign.
+#: One URL for each requested file. None for a file that is not finished.
 Urls = Sequence[str | None]
 
 

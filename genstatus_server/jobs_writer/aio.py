@@ -1,6 +1,6 @@
-"""`JobsWriter` and `JobHandle` for asyncio: each call runs in a thread, and the loop waits for it.
+"""`JobsWriter` and `JobHandle` for asyncio: each call runs in a thread, and the calling task awaits it.
 
-So there is one core, and the heartbeat goes on however long a coroutine blocks the loop.
+So both variants share one implementation, and the heartbeat continues even while a coroutine blocks the loop.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any, Final, Self, TypeVar
 from pymongo import WriteConcern
 from pymongo.database import Database
 
-from genstatus_server.jobs_writer.job import JobFacts, JobHandle
+from genstatus_server.jobs_writer.job import JobBase, JobHandle
 from genstatus_server.jobs_writer.s3 import Source
 from genstatus_server.jobs_writer.terms import OnEvent
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, Progress, in_daemon_thread
@@ -30,7 +30,7 @@ class _Stopped(Exception):
     """Ends the thread of an upload whose task was cancelled."""
 
 
-class AsyncJobHandle(JobFacts):
+class AsyncJobHandle(JobBase):
     """A job that was requested or claimed: see `JobHandle`. A block that is cancelled gives the job back."""
 
     def __init__(self, job: JobHandle) -> None:
@@ -102,7 +102,7 @@ class AsyncJobHandle(JobFacts):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if _is_stray(error):
+        if _is_foreign_cancellation(error):
             error = RuntimeError("something that this task waited for was cancelled")
         await in_thread(lambda: self._job.__exit__(kind, error, trace))
 
@@ -192,7 +192,7 @@ class AsyncJobsWriter:
                     async with job:
                         await generate(job)
                 except (Exception, asyncio.CancelledError) as error:
-                    if isinstance(error, asyncio.CancelledError) and not _is_stray(error):
+                    if isinstance(error, asyncio.CancelledError) and not _is_foreign_cancellation(error):
                         raise
                     log_error(job, error)
                 del job
@@ -203,8 +203,8 @@ async def in_thread(
 ) -> T:
     """Run `call` in a daemon thread.
 
-    Where the task is cancelled, `stopped` is set, and `call` has ended before this raises, or takes longer than
-    `STOP_SECONDS` and ends after that. A second cancellation is not held up. `undo` takes back what comes too late.
+    If the task is cancelled, this sets `stopped` and waits for `call` to end, for `_STOP_SECONDS` at most, before it
+    raises. A second cancellation ends this wait. If `call` returns after the cancellation, `undo` gets its result.
     """
     is_late = stopped or threading.Event()
 
@@ -231,7 +231,7 @@ def _give_back(job: JobHandle | None) -> None:
         job.release()
 
 
-def _is_stray(error: BaseException | None) -> bool:
-    """Whether `error` says that something was cancelled which is not this task."""
+def _is_foreign_cancellation(error: BaseException | None) -> bool:
+    """Whether `error` is a `CancelledError` although this task was not cancelled: something it awaited was."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()

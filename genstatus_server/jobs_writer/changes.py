@@ -88,7 +88,7 @@ def raise_job_id(highest: int) -> Change:
 
 
 def claim_lapsed(lease: Lease, file_types: Sequence[str], passed_over: Sequence[object] = ()) -> Change:
-    """Take over a job whose worker is gone. These are older than any that waits."""
+    """Take over a job whose worker is gone. A worker looks for such a job before it claims one that waits."""
     lapsed = _LEASED | {
         "$expr": {"$lt": ["$lease.expires_at", "$$NOW"]},
         "status": {"$in": ["running", "finished"]},
@@ -121,7 +121,7 @@ def heartbeat(job_id: int, lease: Lease) -> Change:
 
 
 def begin_upload(job_id: int, lease: Lease) -> Change:
-    """A file that is there already stands until the next one is, too."""
+    """An upload begins. The file of an earlier upload stays in the job until the new file is uploaded."""
     is_there = {"$eq": ["$upload.status", "finished"]}
     upload = {"$cond": [is_there, "$upload", {"status": "running"}]}
     return Change(_held(job_id, lease), [{"$set": {"upload": upload, "updated_at": "$$NOW"}}])
@@ -158,7 +158,7 @@ def requeue(job_id: int, lease: Lease) -> Change:
 
 
 def confirm_end(job_id: int, lease: Lease) -> Change:
-    """Match where `lease` has ended the job already. Changes nothing; a majority acknowledges what it matched."""
+    """Match the job if `lease` has ended it already. This changes no field, but confirms that a majority has it."""
     ended = {"ended_by": lease.token}
     return Change({"_id": job_id} | ended, {"$set": ended})
 

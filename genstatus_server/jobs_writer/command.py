@@ -31,7 +31,7 @@ _log = logging.getLogger("genstatus_server.jobs_writer")
 #: two signals, because one that is sent twice may arrive once, and not SIGTERM, because a service manager may send that
 #: to all processes.
 _DRAIN, _GIVE_BACK = signal.SIGUSR1, signal.SIGUSR2
-#: Seconds from a process's death to its replacement: the first, doubled after each that lived for less than a while.
+#: Seconds from a process's death to its replacement. They double while processes live for less than the last value.
 _FIRST_PAUSE, _LONGEST_PAUSE, _STABLE_SECONDS = 1.0, 30.0, 60.0
 _POLL_SECONDS: Final = 0.2
 
@@ -121,12 +121,12 @@ class _Supervisor:
             slot.process.start()
         stops = min(self._stops, 2)
         if slot.process is not None and slot.process.pid is not None and slot.stops < stops:
-            # Also where it has just ended: its number is its own until `is_alive` has noticed.
+            # Safe even if the process has just ended: its pid is not reused until `is_alive` has reaped it.
             os.kill(slot.process.pid, _DRAIN if stops == 1 else _GIVE_BACK)
             slot.stops = stops
 
     def _count_stop(self, *_: object) -> None:
-        # No more than that: the handler may interrupt `is_alive` when it has seen an end and not yet noted it.
+        # Only count: this signal handler may interrupt `is_alive` after it reaped a process, before it recorded that.
         self._stops += 1
 
 

@@ -1,4 +1,4 @@
-"""One job in a worker's hand. `aio` has the asyncio face of it."""
+"""One job that a worker has requested or claimed. `aio` has the class for asyncio."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, File, Lease
 from genstatus_server.jobs_writer.errors import Ending, LeaseLost, NothingUploaded, clean_message, ending_of
 from genstatus_server.jobs_writer.lease import LeaseKeeper
-from genstatus_server.jobs_writer.s3 import Source, checked_file
+from genstatus_server.jobs_writer.s3 import Source, checked_place
 from genstatus_server.jobs_writer.terms import JobEvent, OnEvent, Terms, is_integer, report
 from genstatus_server.jobs_writer.transfer import Progress, upload
 from genstatus_server.model.jobs import DEFAULT_FAILURE, LARGEST_ID
@@ -28,7 +28,7 @@ _log = logging.getLogger("genstatus_server.jobs_writer")
 
 
 @dataclass(frozen=True)
-class Tools:
+class JobContext:
     """What a writer hands to its jobs. `s3` gives the client for uploads."""
 
     jobs: Collection[dict[str, Any]]
@@ -37,7 +37,7 @@ class Tools:
     on_event: OnEvent | None
 
 
-class JobFacts:
+class JobBase:
     """One generation of one job.
 
     `job_id`, `submission_id` and `file_type` say which; `start_date` and `end_date` (aware datetimes, or None) the days
@@ -56,7 +56,7 @@ class JobFacts:
         return f"<job {self.job_id}: {self.file_type} of submission {self.submission_id}>"
 
 
-class JobHandle(JobFacts):
+class JobHandle(JobBase):
     """A job that was requested or claimed. Every method that writes raises `LeaseLost` where it is not held any more.
 
     As a context manager it starts the job where that has not been done, and brings it to an end: a file that was
@@ -64,7 +64,7 @@ class JobHandle(JobFacts):
     told to stop (KeyboardInterrupt, or `sys.exit` in a signal handler) gives the job back.
     """
 
-    def __init__(self, document: Mapping[str, Any], tools: Tools) -> None:
+    def __init__(self, document: Mapping[str, Any], tools: JobContext) -> None:
         """Raise ValueError for a document that no worker could make sense of."""
         self.job_id = _whole(document, "_id")
         self.submission_id = _whole(document, "submission_id")
@@ -153,7 +153,7 @@ class JobHandle(JobFacts):
             raise ValueError(f"size must be a number of bytes, not {size!r}")
         if None not in {size, self._sent} and size != self._sent:
             raise ValueError(f"size is {size}, but {self._sent} bytes were uploaded")
-        file = None if key is None else checked_file(bucket, key)
+        file = None if key is None else checked_place(bucket, key)
         self._write(changes.finish(self.job_id, self._lease, size, file, settles=self._is_uploaded))
         self._is_finished, self._size = True, self._sent if size is None else size
         if self._is_uploaded or file is not None:
@@ -238,7 +238,7 @@ class JobHandle(JobFacts):
         bucket = bucket or self._tools.terms.bucket
         if not bucket:
             raise ValueError("no bucket: name one, here or when the writer is made")
-        return checked_file(bucket, own if key is None else key)
+        return checked_place(bucket, own if key is None else key)
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(f"{self!r}: this worker does not hold it; nothing was changed")

@@ -17,7 +17,7 @@ from genstatus_server.jobs_writer.errors import LeaseLost, is_passing, jittered
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
-#: A worker gives up its lease so much before it ends in MongoDB: a new primary's clock may be ahead of the last one's.
+#: A worker relies on its lease for this share of its length only: a new primary's clock may be ahead of the last one's.
 _SHARE_OF_LEASE: Final = 0.8
 _HEARTBEATS_PER_LEASE: Final = 4
 #: Seconds that one try may take at the least. A slow MongoDB answers later than a short lease lasts.
@@ -28,8 +28,8 @@ _RETRY_PAUSE: Final = 0.2
 class LeaseKeeper:
     """Holds one job for the process that claimed it, by a heartbeat in a separate thread.
 
-    The lease counts from the beginning of the last request that MongoDB acknowledged, on this process's own monotonic
-    clock: so a worker that is cut off knows that it has lost the job. `claimed_at` is that of the claim.
+    On this process's monotonic clock, the lease runs from the start of the last acknowledged claim or heartbeat. So a
+    worker without a connection knows when it has lost the job. `claimed_at` is the time at which the claim was sent.
     """
 
     def __init__(self, jobs: Collection[dict[str, Any]], job_id: int, lease: Lease, claimed_at: float) -> None:
@@ -37,8 +37,8 @@ class LeaseKeeper:
         self._process = os.getpid()
         self._is_lost = False
         seconds = lease.milliseconds / 1000
-        self._valid_for, self._pause = seconds * _SHARE_OF_LEASE, seconds / _HEARTBEATS_PER_LEASE
-        self._ends = claimed_at + self._valid_for
+        self._trusted_seconds, self._pause = seconds * _SHARE_OF_LEASE, seconds / _HEARTBEATS_PER_LEASE
+        self._ends = claimed_at + self._trusted_seconds
         # Its `put` may be called in a destructor, whatever this thread is at.
         self._orders: SimpleQueue[bool] = SimpleQueue()
         threading.Thread(target=self._keep, name="lease-heartbeat", daemon=True).start()
@@ -82,7 +82,7 @@ class LeaseKeeper:
         self._orders.put(False)  # noqa: FBT003 - whether to give the job back
 
     def abandon(self) -> None:
-        """Give the job back: it can no longer be ended by its block."""
+        """Give the job back because its handle was dropped, so that no block can end the job any more."""
         if self.is_of_this_process:
             self._orders.put(True)  # noqa: FBT003 - whether to give the job back
 
@@ -111,7 +111,7 @@ class LeaseKeeper:
         began = time.monotonic()
         try:
             if self._change(changes.heartbeat(*self._held)):
-                self._ends = began + self._valid_for
+                self._ends = began + self._trusted_seconds
             else:
                 self._is_lost = True
         except Exception as error:  # noqa: BLE001 - whatever it is, the next beat may succeed, and the lease's end is known

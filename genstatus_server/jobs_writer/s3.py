@@ -62,7 +62,7 @@ def checked_bucket(bucket: str) -> str:
     return bucket
 
 
-def checked_file(bucket: str | None, key: str) -> File:
+def checked_place(bucket: str | None, key: str) -> File:
     """Where a file lies. Raises ValueError for what S3 refuses, or what could not be downloaded by its URL."""
     if not key:
         raise ValueError("key must not be empty")
@@ -132,7 +132,7 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, int | None]]:
 def part_sizes(size: int | None) -> Iterable[int]:
     """The sizes of the parts, in bytes, for a file of `size` bytes, or of any up to 5 TiB.
 
-    All are equal where the size is known, and where it is not, those up to 40 GiB: some S3-compatible servers demand
+    All are equal where the size is known, and where it is not, those up to 39 GiB: some S3-compatible servers demand
     it of all but the last.
     """
     if size is not None:

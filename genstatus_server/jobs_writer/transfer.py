@@ -1,8 +1,9 @@
 """Sends a file to S3: in parts of a legal size, several at once, in bounded memory, and never for longer than wanted.
 
-boto3's own transfer manager is not used. It takes a short read for the end of a stream or sends it as a part that S3
-refuses, and while S3 hangs neither it nor the interpreter ends: its threads are waited for. Here the caller's thread
-reads, and waits for requests that run in daemon threads, so a signal, a lost lease and a cancelled task all end it.
+boto3's transfer manager is not used, for two reasons. It treats a short read as the end of the stream, or sends it as
+a part that is too small for S3. And while S3 hangs, neither the upload nor the interpreter can end, because its threads
+are joined. Here the caller's thread reads the stream, and daemon threads send the requests. So a signal, a lost lease
+or a cancelled task ends the upload.
 """
 
 import io
@@ -53,13 +54,13 @@ def upload(  # noqa: PLR0913 - options, by keyword
 ) -> int:
     """Upload `source` to `file`, and give the number of bytes. `args` are boto3's ExtraArgs.
 
-    `check` and `progress` are called in this thread, `check` several times a second unless a read blocks. Whatever
-    they raise, and an exception that a signal's handler raises, ends the upload: within `STOP_SECONDS`, and what it
-    has sent is cleared away, where S3 answers in that time.
+    `check` and `progress` are called in this thread, `check` several times a second unless a read blocks. An exception
+    from `check`, `progress` or a signal handler ends the upload within `STOP_SECONDS`. The parts that were sent are
+    removed if S3 answers in that time.
 
-    A stream is read from where it stands to its end, which is a read that gives no bytes. Raises ValueError for
-    a stream that says it stands at its end already; one that cannot tell is an empty file. Otherwise raises what
-    reading, boto3 or botocore raise.
+    A stream is read from its current position until a read returns no bytes. Raises ValueError if the first read
+    returns none and the position is not 0. A stream that cannot tell its position is then taken for an empty file. Also
+    raises the errors of reading, boto3 and botocore.
     """
     check_access_point(client, file)
     clients.prepare(client)
@@ -154,7 +155,7 @@ class _Transfer:
             self._count(size)
 
     def stop(self) -> None:
-        """Have nothing of the upload left, or have that done in the background where it takes longer."""
+        """Stop, and remove the sent parts. After `STOP_SECONDS`, the removal goes on in the background."""
         self._stopped.set()
         cleared = in_daemon_thread(self._clear_away)
         wait([cleared], STOP_SECONDS)

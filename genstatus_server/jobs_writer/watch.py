@@ -26,12 +26,12 @@ _AWAIT_MS: Final = 20_000
 #: Seconds between two claims of a worker that a change stream wakes: leases run out without a change.
 _LONGEST_IDLE: Final = 30.0
 _REOPEN_SECONDS: Final = 2.0
-#: How late an idle worker notices the change.
+#: The most seconds that an idle worker sleeps at a time before it looks for a new event.
 _SLICE: Final = 0.1
 
 
 class JobWatch:
-    """Counts the changes after which a job waits; `is_live` while the change stream is open."""
+    """Counts the events that set a job to `waiting`. `is_live` is True while the change stream is open."""
 
     def __init__(self, jobs: Collection[dict[str, Any]]) -> None:
         self.count, self.is_live = 0, False

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.errors import Ending, NotInitialized, ending_of, is_for_callers, is_passing
-from genstatus_server.jobs_writer.job import JobFacts, JobHandle, Tools
+from genstatus_server.jobs_writer.job import JobBase, JobContext, JobHandle
 from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.terms import OnEvent, Terms, checked_request
 from genstatus_server.jobs_writer.watch import Idle
@@ -26,7 +26,7 @@ _log = logging.getLogger("genstatus_server.jobs_writer")
 
 Document = dict[str, Any]
 
-#: What has been acknowledged is never rolled back; a claim that was would be a job done twice.
+#: A write that a majority acknowledged is never rolled back. If a claim were, two workers would do the same job.
 MAJORITY: Final = WriteConcern("majority")
 
 #: Tries of a request until racing requests, or ids that others took, no longer get into its way.
@@ -67,7 +67,7 @@ class JobsWriter:
         self._jobs: Collection[Document] = database.get_collection(changes.JOBS, **options)
         self._counters: Collection[Document] = database.get_collection(changes.COUNTERS, **options)
         self._terms = Terms(lease_seconds, max_attempts, owner, bucket)
-        self._tools = Tools(self._jobs, self._terms, self._s3, on_event)
+        self._tools = JobContext(self._jobs, self._terms, self._s3, on_event)
         self._given_s3 = s3
         self._lock = threading.Lock()
         self._is_checked = False
@@ -162,8 +162,8 @@ class JobsWriter:
             elif (job := self._held(found, lease, began)) is not None:
                 return job
 
-    def warn_of_strays(self) -> None:
-        """Log that there are jobs of which no worker says that it can generate them."""
+    def log_unknown_file_types(self) -> None:
+        """Log an error if a waiting job has a file type that does not exist. No worker can claim such a job."""
         strays = {"status": "waiting", "file_type": {"$nin": list(FILE_TYPES)}}
         stray = self._jobs.find_one(strays, ["_id"])
         if stray is not None:
@@ -199,7 +199,7 @@ class JobsWriter:
         return self._take_another(change)
 
     def _take_another(self, change: Change) -> Document | None:
-        """Pass over each job that stays invalid when it is claimed: it is older than the validators."""
+        """Claim the first job that the validator accepts. It refuses jobs that were invalid before it was installed."""
         for candidate in self._jobs.find(change.filter, ["_id"], sort=changes.OLDEST_FIRST, limit=_CANDIDATES):
             job_id = candidate["_id"]
             try:
@@ -238,7 +238,7 @@ class JobsWriter:
 
 
 class Claims:
-    """The claims of one worker. Call `next`, and `idle` where that is None; the caller waits in between."""
+    """The claims of one worker. Call `next`. If it returns None, sleep as `idle.slices()` says and call it again."""
 
     def __init__(self, writer: JobsWriter, file_types: Sequence[str] | None, poll_seconds: float) -> None:
         self.idle = Idle(writer.jobs, poll_seconds, writer.terms.lease_seconds)
@@ -259,7 +259,7 @@ class Claims:
             self.idle.is_away = True
             return None
         if not self._has_worked:
-            self._writer.warn_of_strays()
+            self._writer.log_unknown_file_types()
         self._has_worked, self._is_repeated = True, False
         if job is not None:
             self._lease = self._writer.terms.new_lease()
@@ -272,7 +272,7 @@ class Claims:
         self.idle.close()
 
 
-def log_error(job: JobFacts, error: BaseException) -> None:
+def log_error(job: JobBase, error: BaseException) -> None:
     """Log what left the block of `job`, with its trace unless it was meant for callers. The job has been ended."""
     if ending_of(error)[0] is Ending.LOST:
         _log.warning("%s", error)

@@ -22,9 +22,9 @@ LARGEST_ID: Final = 2**63 - 1
 
 DEFAULT_FAILURE: Final = "The file could not be generated. Please try again, or contact the service desk."
 
-#: Whatever can be signed for: what S3 has ever accepted as a bucket's name, or the ARN of an access point, also of
-#: S3 Object Lambda and S3 Outposts. Directory buckets and access points of several regions (their ARN names none) take
-#: other kinds of signatures.
+#: The buckets for which the server can sign URLs: every bucket name that S3 has ever accepted, or the ARN of an access
+#: point, including those of S3 Object Lambda and S3 Outposts. It excludes directory buckets and multi-Region access
+#: points (their ARN has no region), because S3 requires other kinds of signatures for them.
 BUCKET: Final = re.compile(
     r"(?!.*--xa?-s3$)[a-zA-Z0-9.\-_]{3,255}"
     r"|arn:aws[a-z-]*:s3(-object-lambda)?:[a-z0-9-]+:[0-9]{12}:accesspoint[/:][a-zA-Z0-9.-]{1,63}"
@@ -66,7 +66,7 @@ class Job:
     problems: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
-        """Of what tells jobs and their generations apart: a URL is looked up by its job for each request."""
+        """Hash only the fields that tell generations apart. The cache of answers hashes a job for each request."""
         return hash((self.job_id, self.key, self.updated_at))
 
     @property
@@ -92,7 +92,7 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
     if size is not None and size < 0:
         fields.problems.append("size is negative")
         size = None
-    fields.whole_number("submission_id"), fields.take("file_type", str)  # A query finds a value in an array, too.
+    fields.whole_number("submission_id"), fields.take("file_type", str)  # Only checked: a query also matches arrays.
     start, end = fields.take("start", datetime), fields.take("end", datetime)
     updated_at = fields.take("updated_at", datetime)
     message = (fields.take("message", str) or "").strip()

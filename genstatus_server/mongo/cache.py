@@ -66,10 +66,10 @@ class Lookup(NamedTuple):
 
 
 class _Entry:
-    """A document, None where there is none, what it means, and the time of the read that brought it.
+    """A document (None if it does not exist), its parsed value, and the cluster time of the read that returned it.
 
-    `transaction_at` is the time of the last transaction that changed it: until the change stream has passed that time,
-    more changes of the same transaction may come. It is 0 where there was none.
+    `transaction_at` is the cluster time of the last transaction that changed the document, 0 if there was none. More
+    events of that transaction may follow until the change stream has passed this time.
     """
 
     __slots__ = ("document", "read_at", "transaction_at", "value")
@@ -82,7 +82,7 @@ class _Entry:
 
 
 class _Entries(LRUCache[Any, _Entry]):
-    """The entries of one collection. An entry that is pushed out by others is passed to `on_evict`."""
+    """The entries of one collection. When the cache is full, the entry that it evicts is passed to `on_evict`."""
 
     def __init__(self, size: int, on_evict: Callable[[Any, _Entry], None]) -> None:
         super().__init__(size)
@@ -94,7 +94,7 @@ class _Entries(LRUCache[Any, _Entry]):
         return key, entry
 
 
-class Read:
+class PendingRead:
     """A read under way, and the times of the newest events that came meanwhile."""
 
     def __init__(self) -> None:
@@ -110,9 +110,10 @@ class Read:
 
 
 class DocumentCache:
-    """The documents in use, at most `size` of each collection. `size` must be larger than what is held.
+    """The documents in use, at most `size` of each collection. `size` must exceed the documents that holds wait for.
 
-    It wakes `holds` where no event does: when a read differs from what is cached, and when a document is evicted.
+    The cache wakes `holds` itself in two cases that no event reports: a read returned a document that differs from the
+    cached one, or a document was evicted.
     """
 
     def __init__(self, size: int, freshness: Freshness, holds: Holds) -> None:
@@ -123,16 +124,17 @@ class DocumentCache:
         }
         #: The keys of cached jobs by their `_id`: most events of jobs name nothing else.
         self._job_keys: dict[Any, Key] = {}
-        self._reads: set[Read] = set()
+        self._reads: set[PendingRead] = set()
         self._hits = dict.fromkeys(FIELDS, 0)
         self._misses = dict.fromkeys(FIELDS, 0)
 
     def lookup(self, keys: Collection[Key]) -> Lookup | None:
         """The documents of `keys`, and the user of a session among them; None where the cache cannot answer.
 
-        It answers only while it is current, and only where no job is newer than what the access depends on: a job that
-        was read ahead of the change stream may have been settled after access was revoked. The same holds for what a
-        transaction has changed, as long as the change stream may bring more of the transaction.
+        The cache answers only while it is current. It does not answer if a job is newer than the session, user or
+        submission: a job that was read ahead of the change stream may have been settled after access was revoked. It
+        does not answer either while the change stream may still deliver events of a transaction that changed one of
+        the documents.
         """
         if not self._freshness.is_current():
             self._misses[next(iter(keys))[0]] += 1
@@ -156,27 +158,27 @@ class DocumentCache:
         return Lookup({key: entry.value for key, entry in found.items()})
 
     @contextmanager
-    def reading(self) -> Iterator[Read]:
+    def reading(self) -> Iterator[PendingRead]:
         """A read that is under way during the block."""
-        read = Read()
+        read = PendingRead()
         self._reads.add(read)
         try:
             yield read
         finally:
             self._reads.discard(read)
 
-    def put(self, read: Read, key: Key, document: Document | None, value: Any, read_at: ClusterTime) -> None:
-        """Cache what `read`, which is of the time `read_at`, has brought for `key`."""
+    def put(self, read: PendingRead, key: Key, document: Document | None, value: Any, read_at: ClusterTime) -> None:
+        """Cache the `document` of `key`, which `read` returned as of the cluster time `read_at`."""
         entries, identifier = self._entries[key[0]], key[1]
         entry = entries.get(identifier)
         if entry is not None and entry.document == document:
             if key[0] != JOBS or entry.transaction_at:
-                # Jobs keep the older time: access that was read later is new enough for them.
+                # A job keeps the older time. A session, user or submission that was read since is then not older.
                 entry.read_at = max(entry.read_at, read_at)
             return
         job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
         if read.is_outdated(key, ("_id", job_id), read_at):
-            self._holds.wake((key,))  # Its holds read again.
+            self._holds.wake((key,))  # The holds of this key check again, and so read it again.
             return
         if entry is not None:
             self._holds.wake((key,))
@@ -243,7 +245,7 @@ class DocumentCache:
             after = key_of(event)
             # Without a plain key (an array, for instance), a query may find the job by several keys.
             return None if after is None else {after, before or after}
-        # The `_id` of a job that is not cached is noted by the reads under way: see `apply`.
+        # Without a cached job, its key is unknown here. `apply` notes the job's `_id` in the reads under way.
         return (before,) if before is not None else ()
 
     def _keys_of_move(self, event: Event, before: Key | None) -> Collection[Key] | None:
@@ -297,7 +299,7 @@ class DocumentCache:
 
 
 def _is_of_one_time(found: Mapping[Key, _Entry], position: ClusterTime) -> bool:
-    """Whether the access is as new as the jobs, and no document is in the middle of a transaction."""
+    """Whether session, user and submission are as new as the jobs, and no transaction is only partly applied."""
     newest_change, oldest_access = position, sys.maxsize
     for key, entry in found.items():
         is_job, is_partial = key[0] == JOBS, entry.transaction_at > position

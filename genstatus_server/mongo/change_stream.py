@@ -28,7 +28,7 @@ from genstatus_server.telemetry.metrics import Metrics
 POLLING_SECONDS: Final = 1.0
 #: The longest pause in seconds between two attempts to open the stream.
 LONGEST_PAUSE: Final = 2.0
-#: Attempts to continue after a resume token; without success everything held is read again instead.
+#: Attempts to continue after a resume token. If they fail, the token is dropped and the cache is cleared.
 TOKEN_ATTEMPTS: Final = 2
 #: Seconds between two checks whether a collection has become a view.
 VIEW_CHECK_SECONDS: Final = 30.0

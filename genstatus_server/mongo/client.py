@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-# A blocked read occupies a thread of Motor's until it times out, and the change stream needs one at any time. The
-# number is read when Motor is imported; its default, 5 per core, stalls everything while MongoDB is away.
+# Motor runs each operation in one of its threads. A blocked read occupies its thread until it times out, and opening
+# the change stream needs one, too. Motor reads the number when it is imported. Its default, 5 per core, is too few
+# while MongoDB is away.
 os.environ.setdefault("MOTOR_MAX_WORKERS", "32")
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -44,7 +45,7 @@ HEARTBEAT_MS: Final = 700
 SILENCE_MS: Final = 3000
 #: Seconds for which the connections of a client that was replaced stay open: reads may be under way on them.
 _REPLACED_SECONDS: Final = 5.0
-#: Documents that come in one reply of MongoDB's; its own default is 101.
+#: The most documents in the first reply to a query. MongoDB's default is 101.
 _BATCH_SIZE: Final = 10_000
 #: Error codes of MongoDB for a connection that is logged out, for a user or role that is gone, and for a failed login.
 _LOGGED_OUT: Final = frozenset({13, 18})
@@ -70,9 +71,10 @@ def is_logged_out(error: Exception | None) -> bool:
 
 
 class Reply(NamedTuple):
-    """The documents of one read, and the time that they are of: exact, and the same for all collections.
+    """The documents of one read. `time` is the cluster time of its snapshot, the same for all collections.
 
-    It is 0 where MongoDB has no snapshots to read (a standalone). `is_complete`: nothing was left over.
+    `time` is 0 on a standalone mongod, which has no snapshot reads. `is_complete` is False if MongoDB has more
+    documents than it returned.
     """
 
     documents: Sequence[Document]
@@ -119,10 +121,10 @@ class ChangeStream:
 
 
 class Connection:
-    """A client, and the database of that name. No I/O happens until it is used.
+    """A MongoDB client and its database `name`. It does no I/O until it is used.
 
-    `for_stream` makes one for the change stream: its reads may idle, but its connection may not be silent. It has
-    limits of its own, whatever the URI says.
+    With `for_stream`, the client is for the change stream. A read may then last as long as no event comes, but a
+    connection without any byte for `SILENCE_MS` counts as dead. These limits override those in the URI.
     """
 
     def __init__(self, uri: str, name: str, *, for_stream: bool = False) -> None:
@@ -136,7 +138,10 @@ class Connection:
 
     @property
     def database(self) -> Database:
-        """Reads go to the primary and see what a majority has: a read sees every event of the change stream."""
+        """The database. Reads use the primary and read concern `majority`, and see what the stream has delivered.
+
+        Right after an election they may not: see `DocumentReader`.
+        """
         return self._client.get_database(
             self._name,
             codec_options=CODEC,
@@ -145,9 +150,9 @@ class Connection:
         )
 
     def renew(self) -> None:
-        """Replace all connections, at most once a second: MongoDB has logged them out.
+        """Replace all connections, at most once a second, because MongoDB has logged them out.
 
-        It does that when their user is dropped, and a user that is made again does not log them in.
+        MongoDB logs connections out when their user is dropped. They stay logged out even if the user is created again.
         """
         loop = asyncio.get_running_loop()
         if loop.time() - self._renewed_at < 1:
@@ -215,8 +220,8 @@ class Connection:
         client.close()
 
     def _open(self) -> AsyncIOMotorClient[Document]:
-        # The follower of the stream retries by itself, and reads what is held in between: a retry of the driver only
-        # delays that. None is no limit for an operation as a whole.
+        # The follower reopens the stream itself and reads the held documents in between. A retry by the driver would
+        # only delay this. `timeoutMS` None: an operation as a whole has no limit.
         stream = {"socketTimeoutMS": SILENCE_MS, "retryReads": False, "timeoutMS": None}
         limits: dict[str, Any] = stream if self._for_stream else {"timeoutMS": READ_MS}
         return AsyncIOMotorClient(
@@ -263,7 +268,7 @@ class _StreamMonitor(monitoring.CommandListener):
 
 
 def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor: _StreamMonitor) -> Batch:
-    """What one answer brings, in one turn of a thread."""
+    """All events of one answer, taken in a single call in the thread."""
     events: list[Document] = []
     event = stream.try_next()
     while event is not None:

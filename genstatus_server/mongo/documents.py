@@ -30,15 +30,15 @@ from genstatus_server.mongo.queries import (
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
 
-#: The document of each key, None where there is none, and the time that it is of.
+#: The document of each key (None if there is none), and the cluster time of the read.
 Found = dict[Key, tuple[Document | None, ClusterTime]]
 
-#: A snapshot that is not there yet or no more: right after an election, or after a collection was made.
+#: Error codes for a snapshot that does not exist: right after an election, or after a collection was created.
 _NO_SNAPSHOT: Final = frozenset({239, 246})
 #: A reply that one document alone makes too large.
 _TOO_LARGE: Final = frozenset({10334, 17280, 4568, 1074})
 _FIRST_PAUSE: Final = 0.01
-#: Where one read has to be split, the jobs are read first: so access is never older than the jobs.
+#: If a read is split, it reads jobs first. Sessions, users and submissions are then never older than the jobs.
 _ORDER: Final = {JOBS: 0, SUBMISSIONS: 1, SESSIONS: 2, USERS: 3}
 
 
@@ -154,7 +154,7 @@ class Documents:
                 self.cache.put(read, key, document, values[key], time)
                 if key[0] == SESSIONS and values[key] is not None:
                     user_key = (USERS, values[key].user_id)
-                    if user_key not in found:  # The session would have brought its user along: there is none.
+                    if user_key not in found:  # The query joins the user of a session, so this user does not exist.
                         self.cache.put(read, user_key, None, None, time)
         return values
 
@@ -179,5 +179,5 @@ def _by_key(keys: Sequence[Key], reply: Reply) -> Found:
 
 
 def _is_of_documents(error: Exception) -> bool:
-    """Whether it is a document that cannot be read, and MongoDB is well."""
+    """Whether a document caused `error`, and not MongoDB itself or the connection to it."""
     return not isinstance(error, PyMongoError) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)

@@ -4,7 +4,7 @@ from typing import Final
 
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
-#: What a text of the driver's has in it where no server could be used, and why that is.
+#: Part of the driver's message when it found no usable server, and what this part means.
 _REASONS: Final = (
     ("Connection refused", "nothing listens there"),
     ("Name or service not known", "the host name is unknown"),

@@ -36,7 +36,7 @@ def changes_key(event: Event) -> bool:
 
 
 def key_of(event: Event) -> Key | None:
-    """The key of the document that the event itself names. None where it names none, as most events of jobs do."""
+    """The key of the changed document, if the event contains it. Most events of jobs do not: then None."""
     collection = event["ns"]["coll"]
     if collection == JOBS:
         return job_key(event.get("fullDocument"))

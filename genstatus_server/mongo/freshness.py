@@ -50,7 +50,7 @@ class Freshness:
                 self.position = max(self.position, self._marks[-1][1])
             self._marks.clear()
         else:
-            # Further events of the same time, as a transaction has them, may come with the next answer.
+            # All events of a transaction have the same time. More of them may come with the next answer.
             self.position = max(self.position, newest_event - 1)
             while self._marks and self._marks[0][1] <= self.position:
                 self._caught_up_at = self._marks.popleft()[0]

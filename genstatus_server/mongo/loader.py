@@ -1,6 +1,6 @@
 """Batches loads: what is requested while queries are under way goes into the next one. Pure asyncio.
 
-A quiet server loads at once; a busy one loads hundreds of keys in the time of one.
+A server with little load sends each query at once. A busy server loads hundreds of keys with one query.
 """
 
 import asyncio

@@ -69,7 +69,7 @@ def is_found_by(document: Document, key: Key) -> bool:
 
 
 def _equals(value: object, wanted: object) -> bool:
-    """As MongoDB compares them: an array equals each of its elements, and a number one of another type."""
+    """Compare like MongoDB: an array matches if one of its elements does; numbers match across numeric types."""
     if isinstance(value, list):
         return any(not isinstance(each, list) and _equals(each, wanted) for each in value)
     if isinstance(value, Decimal128):

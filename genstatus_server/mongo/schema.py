@@ -237,7 +237,7 @@ def initialize(uri: str, name: str, *, dry_run: bool = False) -> Iterator[str]:
 
 
 def _refused(database: Database[dict[str, Any]], collection: str) -> Iterator[str]:
-    """A line where the collection has documents, older than the validator, that it would refuse."""
+    """A line if the collection has documents that its validator refuses. They are older than the validator."""
     wanted = {"$nor": [{"$jsonSchema": VALIDATORS[collection]}]}
     try:
         found = [each["_id"] for each in database[collection].find(wanted, ["_id"], limit=_MOST_LISTED + 1)]
@@ -247,7 +247,7 @@ def _refused(database: Database[dict[str, Any]], collection: str) -> Iterator[st
         yield f"{collection}: not checked for documents that the validator refuses: this user may not read it"
         return
     if found:
-        # The id of a session that was written wrong may be its token.
+        # A wrong writer may have stored the session token itself as the `_id`, so ids of sessions are not shown.
         listed, more = found[:_MOST_LISTED], " and more" if len(found) > _MOST_LISTED else ""
         ids = "" if collection == SESSIONS else f", with _id {', '.join(map(repr, listed))}"
         yield f"{collection}: the validator refuses {len(listed)} documents{ids}{more}; repair or remove them"

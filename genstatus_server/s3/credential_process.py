@@ -2,9 +2,10 @@
 
     python credential_process.py SECONDS COMMAND [ARGUMENT ...]
 
-botocore waits for the command without a limit and leaves it behind when it gives up. This program stands between: it
-passes on the command's output and exit status. It is a program of its own because it has to outlive a server that is
-killed, and it uses the standard library alone because it starts anew for each fetch.
+botocore runs the command without a time-out, and the command keeps running when the fetch is cancelled. Therefore
+botocore runs this program, which runs the command and passes on its output and exit status. It is a separate program
+because it must end the command even if the server is killed. It imports only the standard library, so that it starts
+fast: it is started for each fetch.
 """
 
 import os
@@ -20,7 +21,7 @@ _CHECK_SECONDS: Final = 0.1
 
 
 def run(seconds: float, command: Sequence[str]) -> int:
-    """The exit status of `command`, which is killed with all that it started after `seconds`."""
+    """Run `command` and return its exit status. After `seconds`, kill it and all processes that it started."""
     server, deadline = os.getppid(), time.monotonic() + seconds
     with subprocess.Popen(command, process_group=0) as process:  # noqa: S603 - the operator has configured it.
         while os.getppid() == server and time.monotonic() < deadline:

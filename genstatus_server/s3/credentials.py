@@ -1,8 +1,9 @@
-"""The credentials that URLs are signed with. Most of them end, and a URL ends with those that signed it.
+"""The credentials that sign URLs. Most credentials expire, and a URL expires with the credentials that signed it.
 
-botocore fetches new ones when a quarter of an hour is left, fails or waits while it cannot although what it has is
-still valid, and knows nothing of URLs that live longer. Here, credentials that are valid for long enough are used; new
-ones are fetched early and beside the requests, and a request waits only where there are none to sign with.
+botocore fetches new credentials when the old ones expire within 15 minutes. If that fetch hangs or fails, so may the
+request, although the old ones are still valid. botocore does not consider either that a URL may have to live longer.
+This module fetches new credentials early, in the background. A request waits only if no credentials are valid for long
+enough.
 """
 
 import asyncio
@@ -28,13 +29,13 @@ EARLY_PAUSE: Final = 30.0
 
 #: Seconds that a request waits for an attempt.
 _WAIT_TIMEOUT: Final = 2.5
-#: Seconds that an attempt may take, and a `credential_process` in it. Longer than a request waits: a later one
-#: uses what the attempt brings.
+#: Seconds that an attempt may take, and a `credential_process` as part of it. Both are longer than a request waits:
+#: later requests use the credentials that the attempt fetches.
 _FETCH_TIMEOUT: Final = 20
 _PROCESS_TIMEOUT: Final = 15
 _PROCESS_RUNNER: Final = shlex.join([sys.executable, "-P", str(credential_process.__file__), str(_PROCESS_TIMEOUT)])
 
-#: Loads botocore's credentials, whose methods are coroutines here, which its types do not say.
+#: Loads aiobotocore's credentials. Their methods are coroutines, but botocore's types declare plain functions.
 Load = Callable[[], Awaitable[Any]]
 
 

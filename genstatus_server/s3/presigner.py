@@ -52,7 +52,7 @@ class Presigner:
         Raises `ServiceUnavailable`.
         """
         signed_at, url = self.urls.get((job.bucket, job.key), (0, ""))
-        # The wall clock, because S3 goes by it. Where it was set back, the URL is of the future.
+        # Use the wall clock, because S3 does. If it was set back, `signed_at` is in the future: sign again.
         if 0 <= time.time() - signed_at < self._url_ttl / 2:
             return url
         with self._time_signature():

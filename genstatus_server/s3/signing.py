@@ -1,7 +1,8 @@
 """Where the objects of a bucket are, and the signature of their URLs.
 
-`generate_presigned_url` of the S3 client resolves the endpoint and builds a whole request each time. Here it does so
-once for each bucket, for a sample; from then on botocore's signer alone runs, for the same place and scope.
+The S3 client's `generate_presigned_url` resolves the endpoint and builds a whole request for each call. This module
+calls it once per bucket, for a sample key, and caches the base URL, service and region. Each URL then needs only
+botocore's signer.
 """
 
 from collections.abc import AsyncIterator

@@ -124,9 +124,10 @@ def _oldest_hold(holds: HoldRegistry[Key]) -> float:
 
 
 def _oldest_waited_job(holds: HoldRegistry[Key], cache: DocumentCache) -> float:
-    """By `updated_at`, which a worker that is alive writes; a job without one is not counted.
+    """By `updated_at`, which each change of a job sets, but no heartbeat. A job without it is not counted.
 
-    The clock is this machine's and `updated_at` a worker's: exact enough for a job that is stuck for an hour.
+    This compares this machine's clock with MongoDB's (`jobs_writer`) or a worker's: enough to find a job that is stuck
+    for an hour.
     """
     times = [job.updated_at for job in cache.jobs(holds.keys()) if job.updated_at and not job.is_settled]
     return max(0, (datetime.now(UTC) - min(times)).total_seconds()) if times else 0

@@ -83,7 +83,7 @@ async def with_embedded(stack: AsyncExitStack, settings: Settings) -> tuple[Sett
 
 
 async def unless_stopped(shutdown: asyncio.Event, starting: Coroutine[Any, Any, T]) -> T | None:
-    """What `starting` gives; None where a signal came before that, which ends it at once."""
+    """Await `starting` and return its result. If a signal comes first, cancel it and return None."""
     task, stopped = asyncio.create_task(starting), asyncio.create_task(shutdown.wait())
     try:
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -85,7 +85,7 @@ class _Supervisor:
         self._listening = [each.fileno() for each in sockets]
         self._kill_seconds = settings.drain_timeout + _KILL_SECONDS
         self._collected: dict[Channel, metrics.Collected] = {}
-        #: Of the processes that have exited.
+        #: The counters and histograms of the processes that have exited.
         self._totals: metrics.Collected = []
         self._own = CollectorRegistry()
         self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)

@@ -44,7 +44,7 @@ class Shutdown(asyncio.Event):
     def handle_signals(self) -> None:
         """Set it at SIGTERM, SIGHUP or SIGINT; SIGINT skips the delay. A second signal ends the process at once.
 
-        SIGHUP stays ignored where it is, which is what `nohup` does. SIGUSR1 and SIGUSR2 are ignored.
+        If SIGHUP is already ignored, as under `nohup`, it stays ignored. SIGUSR1 and SIGUSR2 are always ignored.
         """
         loop = asyncio.get_running_loop()
         ends = [signal.SIGTERM, signal.SIGINT]
@@ -58,20 +58,20 @@ class Shutdown(asyncio.Event):
     def parent_gone(self) -> None:
         """End without a delay: a server that is started again needs the port."""
         if self.is_set():
-            self._end(1)
+            self._exit_now(1)
         self.delay = 0
         self.set()
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self.is_set():
-            self._end(128 + number)
+            self._exit_now(128 + number)
         self.signal = number.name
         if number is signal.SIGINT:
             self.delay = 0
         self.set()
 
     @staticmethod
-    def _end(status: int) -> NoReturn:
+    def _exit_now(status: int) -> NoReturn:
         log.wait_written(_LOG_SECONDS)
         os._exit(status)
 
@@ -109,7 +109,7 @@ def within_file_limit(settings: Settings) -> Settings:
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """The cores that it may run on, or as many as its CPU quota is worth, rounded up, where that is less."""
+    """The number of cores that this process may use: its CPU affinity, or its CPU quota rounded up if that is less."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min([available, *_quotas(root)])))
 
@@ -138,7 +138,7 @@ def _groups(root: Path) -> Iterator[Path]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         mounted = root / "sys/fs/cgroup" / (controllers and "cpu")
-        # In a container the path may be the one on the machine, which is not there: then the mount is the group itself.
+        # In a container the path may be that on the host, which does not exist here. The mount is then the group.
         for inner in (Path(path), *Path(path).parents):
             yield mounted / inner.relative_to("/")
 

@@ -131,7 +131,7 @@ def endpoint_url(value: Any) -> str:
     url = _url(value, "http", "https")
     try:
         parts = urlsplit(url.lower())
-        is_usable = "_" not in _host(parts.hostname or "") and parts.port != 0  # botocore refuses the first.
+        is_usable = "_" not in _host(parts.hostname or "") and parts.port != 0  # botocore refuses a `_`.
     except ValueError:
         is_usable = False
     if not is_usable:

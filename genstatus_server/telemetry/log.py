@@ -31,7 +31,7 @@ _SECRETS: Final = re.compile(
 #: A signature, or the hash of a session token.
 _DIGEST: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?i)(mongodb(?:\+srv)?://)[^@/\s]+@")
-#: What MongoDB's driver adds to its messages for those who develop it; and the whole command, of what is not allowed.
+#: Details in the driver's messages that only its developers need, and the command that an unauthorized error quotes.
 _DRIVER_DETAILS: Final = re.compile(
     r"(, Timeout: [\d.]+s)?, Topology Description: .*|,? full error: .*| \(configured timeouts: [^)]*\)|\s*\{.*"
 )
@@ -122,7 +122,7 @@ def set_up(log_format: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryRecords()], force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("tornado.application").addFilter(_is_no_flood)
-    # Below that it quotes what it could not understand, and that may hold anything.
+    # Below WARNING, this logger quotes input that Tornado could not parse. That may contain secrets.
     logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
@@ -148,7 +148,7 @@ class _LibraryRecords(logging.Handler):
 
 
 def _is_no_flood(record: logging.LogRecord) -> bool:
-    """Of a client that sends more than is read ahead, Tornado has said so in one line: its traceback is no defect."""
+    """False for the traceback of a full read buffer: the client sent too much, and Tornado has logged it already."""
     return not (record.exc_info and isinstance(record.exc_info[1], StreamBufferFullError))
 
 
@@ -222,7 +222,7 @@ class LogWriter(Generic[R]):
         self._render = render
         self._join = join
         self._dropped_record = dropped_record
-        self._said = 0
+        self._reported_drops = 0
         self._records: list[R] = []
         self._is_writing = False
         # Its lock is reentrant: a record may be written by a destructor that runs in the middle of `write`.
@@ -270,10 +270,10 @@ class LogWriter(Generic[R]):
     def _write_out(self, group: list[str]) -> None:
         try:
             self._send(group)
-            if self._said < self.dropped:
-                dropped = self.dropped - self._said
+            if self._reported_drops < self.dropped:
+                dropped = self.dropped - self._reported_drops
                 self._send([self._render(self._dropped_record(dropped))])
-                self._said += dropped
+                self._reported_drops += dropped
         except OSError:  # The reader is gone, or the disk is full.
             self._drop(len(group))
 
@@ -291,7 +291,7 @@ class LogWriter(Generic[R]):
 
 
 def _groups(records: Iterable[str]) -> Iterator[list[str]]:
-    """Records to be written at once: as many as no other process's records on the same pipe can come between."""
+    """Group records into writes of at most `PIPE_BUF`: then no records of other processes come in between."""
     group: list[str] = []
     for record in records:
         if group and len(record) + sum(map(len, group)) > select.PIPE_BUF:

@@ -34,7 +34,7 @@ _WAKE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25
 _PRESIGN_BUCKETS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.1, 0.5, 2.5)
 _LAG_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-#: Every status that an answer can have; 499: the client was gone before it.
+#: Every status that a handler can answer with; 499: the client was gone before the answer.
 _STATUSES: Final = (200, 204, 400, 401, 403, 404, 405, 499, 500, 503)
 #: How the values of several processes become one, where they are not added: the age of the oldest, a stream that is
 #: live in every process.
@@ -106,7 +106,7 @@ class Metrics:
         build.info({"version": __version__, "python": platform.python_version()})
 
     def count_cache_lookups_with(self, count: HitsAndMisses) -> None:
-        """Have `genstatus_cache_lookups_total` ask `count`: plain numbers are all that the hot path can afford."""
+        """Let `genstatus_cache_lookups_total` call `count` at each scrape. A Counter would slow down each lookup."""
         self.registry.register(_CacheLookups(count))
 
 
@@ -134,7 +134,7 @@ class _CacheLookups(Collector):
         yield family
 
 
-class _Fixed(Collector):
+class _CollectedMetrics(Collector):
     def __init__(self, collected: Collected) -> None:
         self._collected = collected
 
@@ -177,5 +177,5 @@ def add_up(processes: Iterable[Collected]) -> Collected:
 def exposition(collected: Collected) -> str:
     """`collected` in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(collected))
+    registry.register(_CollectedMetrics(collected))
     return generate_latest(registry).decode()

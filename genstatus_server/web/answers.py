@@ -105,9 +105,9 @@ def encode_answer_about_several(
 
 
 def entity_tag(submission_id: int, file_types: Sequence[str], jobs: Sequence[Job]) -> str:
-    """The `ETag` of an answer about `jobs`: another one whenever callers can see another answer.
+    """The `ETag` of an answer about `jobs`. It changes whenever the answer that callers see changes.
 
-    It is a weak one (RFC 9110): the signature in a URL is new each time, and does not count; where the file is does.
+    It is weak (RFC 9110). It depends on the bucket and the key of a file, but not on its URL, whose signature changes.
     """
     places = [f"{job.bucket}/{job.key}" for job in jobs]
     visible = encode_answer_about_several(submission_id, file_types, jobs, places)

@@ -183,7 +183,7 @@ class BaseHandler(RequestHandler):
             log.exception("request_defect", request_id=self.request_id, path=self.request.path)
 
     def flush(self, include_footers: bool = False) -> "Future[None]":  # noqa: FBT001, FBT002 - Tornado's signature
-        """As Tornado's. While the server drains, the connection ends with it. Note a client that is gone already."""
+        """Like Tornado's. Send `Connection: close` while the server drains. Note whether the client has left."""
         if self.services.draining:
             self.set_header("Connection", "close")
         sent = super().flush(include_footers)
@@ -254,7 +254,7 @@ class NotFoundHandler(BaseHandler):
         raise HTTPError(HTTPStatus.NOT_FOUND)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:  # noqa: ARG002 - Tornado's 405 is one, too.
-        """Answer 404: a method that Tornado does not know is refused before `prepare`, as if the path were there."""
+        """Answer 404, also for an unknown method: Tornado refuses that with a 405 before it calls `prepare`."""
         super().send_error(HTTPStatus.NOT_FOUND, **kwargs)
 
 

@@ -79,7 +79,8 @@ class StatusChecker:
     async def check(self, deadline: float) -> StatusCheck:
         """Check access and jobs, by the loop's time `deadline`.
 
-        Raises `LoginRequired`, `NoSuchSubmission`, `AccessDenied`, and `ServiceUnavailable` while the login lasts.
+        Raises `LoginRequired`, `NoSuchSubmission` or `AccessDenied`. If MongoDB cannot be read, raises
+        `ServiceUnavailable`, or `LoginRequired` once the known login session has expired.
         """
         submission_id, jobs = self._params.submission_id, []
         lookup = self._documents.cache.lookup(self.keys) or await self._load(deadline)

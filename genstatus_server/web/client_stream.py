@@ -20,8 +20,8 @@ from genstatus_server.web.base import EVERY_ANSWER, date_now, new_request_id
 if TYPE_CHECKING:
     from tornado.concurrent import Future
 
-#: Bytes that may be read ahead of a request that is being answered. Tornado stops of itself after the largest request
-#: and a piece or two of 64 KiB; only beyond this, it takes that for a defect and logs it with a traceback.
+#: Bytes that a connection may buffer while a request is being answered. Tornado stops reading after the largest request
+#: and one or two pieces of 64 KiB. If it buffers more than this limit, it logs an error with a traceback.
 _MAX_READ_AHEAD: Final = 256 * 1024
 #: Seconds between two records of the same reason.
 _LOG_SECONDS: Final = 1.0
@@ -89,11 +89,11 @@ def _answer(status: HTTPStatus, request_id: str) -> bytes:
 class ClientStream(IOStream):
     """A client's connection. Requests that Tornado's parser refuses get an answer with our headers and body.
 
-    `waits_since` is the loop's time since when it waits for the head of a request, infinite while there is one.
-    `on_refused` gets a second handle of the socket once the answer to a refused request is sent.
+    `waits_since` is the loop's time at which the connection began to wait for a request. It is infinite while a request
+    is being handled. `on_refused` is called with a duplicate of the socket after the answer to a refused request.
     """
 
-    # More than thirty attributes in one `__dict__` cost a kilobyte for each connection: Python shares no more names.
+    # Python shares the keys of up to 30 attributes among instances. Beyond that, each `__dict__` takes 1 KiB more.
     __slots__ = ("_has_read", "_is_refused", "_malformed", "_on_refused", "_protocol", "waits_since")
 
     def __init__(

@@ -38,7 +38,7 @@ _AT_ONCE: Final = 16
 _RESERVE: Final = 64
 #: Seconds for which no connection is accepted when no file descriptor is left for it.
 _PAUSE_SECONDS: Final = 0.25
-#: Seconds between two records of that.
+#: Seconds between two log records about missing file descriptors.
 _LOG_SECONDS: Final = 60.0
 #: Seconds until more idle connections are closed, where there are too many for one turn of the loop.
 _CLOSING_PAUSE_SECONDS: Final = 0.01
@@ -47,8 +47,9 @@ _CLOSING_PAUSE_SECONDS: Final = 0.01
 _UNREAD_MS: Final = 30_000
 #: Bytes of the request line and headers together, and of a body, which no route reads; and seconds for a body.
 _LIMITS: Final = HTTP1ConnectionParameters(max_header_size=64 * 1024, max_body_size=16 * 1024, body_timeout=10)
-#: A connection that is closed before all was read is reset, and the answer to a refused request with it. So what still
-#: comes is discarded: for so many such connections a second, so many seconds, and so many pieces of 64 KiB.
+#: If a connection is closed before all input was read, the system resets it, and the client may lose the answer to its
+#: refused request. So the rest of the input is read and discarded. The limits: connections per second, seconds per
+#: connection, and pieces of 64 KiB per connection.
 _MAX_LINGERING: Final = 16
 _LINGER_SECONDS: Final = 1.0
 _MAX_DISCARDED: Final = 64
@@ -117,7 +118,7 @@ class _Exchange(HTTPMessageDelegate):
 class Listener(HTTPServerConnectionDelegate):
     """Serves `application` on `sockets`, from now on.
 
-    One without a request for `idle_timeout` seconds is closed, at most a quarter of that late.
+    A connection without a request for `idle_timeout` seconds is closed, at most a quarter of that time later.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ class Listener(HTTPServerConnectionDelegate):
             serving = HTTP1ServerConnection(stream, _LIMITS)
             self._connections.add(serving)
             serving.start_serving(self)
-            # The system gives the lowest number that is free, so all below are in use.
+            # The system assigns the lowest free descriptor, so all lower descriptors are in use.
             if connection.fileno() >= self._files - _RESERVE:
                 self._wait_for_files("only the reserve is left")
                 return False

@@ -45,7 +45,7 @@ class StatusHandler(BaseHandler):
             self._hold.end(WaitResult.GONE)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """As for all answers. Tell that the wait has ended with an error."""
+        """Like the base class. If a hold was requested, also set `X-Wait-Result: error`."""
         if self._requests_wait:
             self.set_header("X-Wait-Result", WaitResult.ERROR)
         super().write_error(status_code, **kwargs)
@@ -61,7 +61,7 @@ class StatusHandler(BaseHandler):
         if not params.wait:
             await self._answer_at_once(params, checker, self.arrived + CHECK_SECONDS, None)
             return
-        # The answer to a short hold may not come later than the hold's end.
+        # The first check of a short hold ends with the hold, or little later.
         first_deadline = self.arrived + min(CHECK_SECONDS, self._wait_seconds(params) + LAST_CHECK_SECONDS)
         login = await checker.read_login(first_deadline)
         if self._has_room(login):
@@ -144,7 +144,7 @@ class StatusHandler(BaseHandler):
         if result is not None:
             # Thousands may be answered in this turn of the loop. All answers are sent first; the log and the metrics of
             # each request follow in the next turn.
-            self.set_header("Date", date_now())  # Tornado's is that of the request.
+            self.set_header("Date", date_now())  # Tornado set it when the request came.
             self.set_header("Content-Length", len(body))
             self.write(body)
             self.flush()
@@ -155,7 +155,7 @@ class StatusHandler(BaseHandler):
     def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: WaitResult | None) -> None:
         if result is not None:
             self.set_header("X-Wait-Result", result)
-        # Also where no job is `waiting`, but a hold for a change of the entity tag came to nothing.
+        # A hold with `If-None-Match` may reach its deadline although no job is `waiting`. Its answer has it too.
         if result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs):
             self.set_header("Retry-After", retry_after(result))
         if params.preferred_wait:

@@ -20,7 +20,7 @@ from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.jobs_writer import JobsWriter, LeaseLost
 from genstatus_server.jobs_writer import s3_client as own_client
 from genstatus_server.jobs_writer.aio import in_thread
-from genstatus_server.jobs_writer.s3 import PART_SIZE, checked_file, part_sizes
+from genstatus_server.jobs_writer.s3 import PART_SIZE, checked_place, part_sizes
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload
 from tests.support import upload_programs
 from tests.support.processes import DEADLINE, wait_until
@@ -52,7 +52,7 @@ def send(s3: S3, s3_client: Any) -> Callable[..., bytes]:
     """Uploads a source, and gives what S3 has of it then."""
 
     def sent(source: Any, **args: Any) -> bytes:
-        size = upload(s3_client, source, checked_file(s3.bucket, "a/file.csv"), args, check=lambda: None)
+        size = upload(s3_client, source, checked_place(s3.bucket, "a/file.csv"), args, check=lambda: None)
         content: bytes = s3_client.get_object(Bucket=s3.bucket, Key="a/file.csv")["Body"].read()
         assert len(content) == size
         return content
@@ -99,7 +99,7 @@ def test_parts_have_sizes_that_s3_takes() -> None:
 def test_short_reads_make_full_parts(s3: S3, s3_client: Any, recorded: list[Mapping[str, Any]]) -> None:
     first = [bytes(PART_SIZE)]
     pieces = itertools.chain(first, itertools.repeat(bytes(65_536), 200))
-    upload(s3_client, Adaptor(pieces), checked_file(s3.bucket, "plain.csv"), {}, check=lambda: None)  # type: ignore[arg-type]
+    upload(s3_client, Adaptor(pieces), checked_place(s3.bucket, "plain.csv"), {}, check=lambda: None)  # type: ignore[arg-type]
     lengths = [len(one["Body"].getvalue()) for one in recorded if "PartNumber" in one]
     assert sorted(lengths, reverse=True) == [PART_SIZE, PART_SIZE, 200 * 65_536 - PART_SIZE]
 
@@ -190,7 +190,7 @@ class Away(Exception):
 
 
 def test_upload_accepts_an_access_point_on_aws_only(s3_client: Any, keys: None) -> None:
-    file, hosts = checked_file(ARN, "..a/b.csv"), []
+    file, hosts = checked_place(ARN, "..a/b.csv"), []
     with pytest.raises(ValueError, match="access point"):
         upload(s3_client, io.BytesIO(b"a"), file, {}, check=lambda: None)
     with closing(own_client("us-east-1")) as client:
@@ -246,7 +246,7 @@ def test_s3_client_respects_an_endpoint_of_the_aws_configuration(
 
     with closing(own_client()) as client:
         client.meta.events.register("before-send.s3", record)
-        upload(client, io.BytesIO(bytes(PART_SIZE + 1)), checked_file(s3.bucket, "plain.csv"), {}, check=lambda: None)
+        upload(client, io.BytesIO(bytes(PART_SIZE + 1)), checked_place(s3.bucket, "plain.csv"), {}, check=lambda: None)
     assert headers
     assert not [name for name in headers if "checksum" in name or "trailer" in name]
     with closing(own_client(s3={"addressing_style": "virtual"})) as client:
@@ -312,7 +312,7 @@ async def test_upload_ends_at_once_by_a_second_cancellation(hanging_s3: socket.s
         return set(threading.enumerate()) - before
 
     with closing(own_client(endpoint_url=url_of(hanging_s3), read_timeout=STOP_SECONDS + 2)) as client:
-        file = checked_file("reports", "a")
+        file = checked_place("reports", "a")
         stopped = threading.Event()
 
         def check() -> None:
@@ -354,7 +354,7 @@ def test_upload_removes_its_parts_when_s3_answers_again(tmp_path: Path, keys: No
         source: Any = Adaptor(itertools.repeat(bytes(PART_SIZE)))
         try:
             with pytest.raises(KeyboardInterrupt):
-                upload(client, source, checked_file("reports", "a"), {}, check=check, progress=freeze)
+                upload(client, source, checked_place("reports", "a"), {}, check=check, progress=freeze)
         finally:
             to_all(signal.SIGCONT)
         wait_until(lambda: not client.list_multipart_uploads(Bucket="reports").get("Uploads"), "no parts are left")

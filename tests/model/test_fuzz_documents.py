@@ -141,7 +141,7 @@ def test_a_job_with_any_id(server: Server, world: World, io_loop: IOLoop, job_id
     async def ask() -> None:
         number = await put_submission(world)
         await world.jobs.delete_one({"submission_id": number - 1})  # Another example may have had the same id.
-        await world.jobs.delete_one({"_id": {"$eq": job_id}})
+        await world.jobs.delete_one(raw({"_id": {"$eq": job_id}}))
         await world.jobs.insert_one(raw({"_id": job_id, "submission_id": number} | GOOD_JOB))
         with capture_logs() as records:
             answer = check_sane(await server.check(submission_id=number))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genstatus_server.model.jobs import GenerationStatus
-from genstatus_server.mongo.cache import DocumentCache, Read
+from genstatus_server.mongo.cache import DocumentCache, PendingRead
 from genstatus_server.mongo.events import Event
 from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.queries import JOBS, Key, parse
@@ -58,8 +58,10 @@ class Cached:
         """The change stream has caught up with a second of the cluster's time."""
         self.freshness.start(time_of(seconds), now() if at == 0.0 else at)
 
-    def put(self, key: Key, document: Mapping[str, Any] | None, seconds: int = 5, read: Read | None = None) -> None:
-        self.cache.put(read or Read(), key, document, parse(key, document), time_of(seconds))
+    def put(
+        self, key: Key, document: Mapping[str, Any] | None, seconds: int = 5, read: PendingRead | None = None
+    ) -> None:
+        self.cache.put(read or PendingRead(), key, document, parse(key, document), time_of(seconds))
 
     def put_all(self, seconds: int = 5) -> "Cached":
         documents = ((SESSION_KEY, SESSION), (USER_KEY, USER), (SUBMISSION_KEY, SUBMISSION), (JOB_KEY, JOB))

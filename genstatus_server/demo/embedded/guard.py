@@ -88,7 +88,7 @@ def _start(program: Sequence[str]) -> tuple[int, int]:
     reader, writer = os.pipe()
     guard_pid = os.getpid()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    # Held back over the fork: one that came between it and exec would go to the guard's handler, and be lost.
+    # Block the stop signals during the fork. In the child, before exec, the guard's handler would swallow them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     pid = os.fork()
     if pid == 0:  # pragma: no cover - the child, which becomes another program

@@ -120,11 +120,11 @@ class _Mongod:
     async def _move(self, port: int) -> None:
         """Write `port` into the stored configuration of the replica set.
 
-        A set's configuration names its members by host and port, and a member that does not find itself in there is
-        none. Doing that afterwards with a forced reconfiguration takes 30 s where somebody silent has the old port:
-        mongod connects to it to see whether that is itself. So this follows the manual's "change hostnames": start
-        without --replSet, write, stop, start again. Nothing is lost by it, even after a crash: the start that follows
-        replays the oplog (there is a test).
+        The configuration names each member by host and port. A mongod that does not find its own address there is not
+        a member. A forced reconfiguration after the start takes 30 s if another program holds the old port and does not
+        answer, because mongod connects to that port to find out whether it is itself. So this follows "change
+        hostnames" in MongoDB's manual: start without --replSet, write, stop, start again. No data is lost, even after a
+        crash: the next start replays the oplog (there is a test).
         """
         async with self.answering(port), self._client(port) as client:
             configs = client["local"]["system.replset"]

@@ -35,7 +35,7 @@ def last_line(output: str) -> str:
 
 @dataclass(frozen=True)
 class Program:
-    """What to run. Its output goes nowhere, but for the line that `explain` finds where it ends early."""
+    """What to run. Its output is discarded. If it ends early, the error has the line that `explain` takes from it."""
 
     name: str  #: what the operator knows it by
     command: Sequence[str]

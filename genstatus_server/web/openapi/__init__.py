@@ -50,7 +50,7 @@ def openapi_document() -> Object:
 def _add_components(spec: APISpec) -> None:
     for name, (description, schema, example) in HEADERS.items():
         spec.components.header(name, {"description": description, "schema": schema, "example": example})
-    spec.components.schema("GenerationStatus", status.ANSWER_RULES, schema=GenerationStatusAnswer)
+    spec.components.schema("GenerationStatus", status.REQUIRED_KEYS, schema=GenerationStatusAnswer)
     spec.components.schema("GenerationStatuses", status.ANSWER)
     spec.components.schema("InvalidRequest", schema=ErrorAnswer)
     spec.components.schema("ErrorMessage", schema=ErrorAnswer(only=("message",)))

@@ -12,7 +12,7 @@ Routes = dict[str, tuple[str, Object, Mapping[str, Object]]]
 _METHODS: Final = "GET, HEAD, OPTIONS"
 _TEXT: Final = {"type": "string"}
 _SECONDS: Final = {"type": "integer", "minimum": 1}
-_FRIEND: Final = "https://broker.example.gov"
+_EXAMPLE_ORIGIN: Final = "https://broker.example.gov"
 
 HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     "X-Request-ID": (
@@ -28,7 +28,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
         "close",
     ),
     "Vary": ("`Origin`, where the server has `cors_origins`.", {"type": "string", "enum": ["Origin"]}, "Origin"),
-    "Access-Control-Allow-Origin": ("The page's origin, where it is one of `cors_origins`.", _TEXT, _FRIEND),
+    "Access-Control-Allow-Origin": ("The page's origin, where it is one of `cors_origins`.", _TEXT, _EXAMPLE_ORIGIN),
     "Access-Control-Expose-Headers": (
         "The headers that such a page may read.",
         _TEXT,

@@ -39,7 +39,7 @@ _REQUEST: Final[Object] = {
 }
 
 #: The keys of a 200 for every file type.
-ANSWER_RULES: Final[Object] = {
+REQUIRED_KEYS: Final[Object] = {
     "required": ["job_id", "status", "file_type", "url", "size", "message", "generated_at"],
 }
 
@@ -73,7 +73,7 @@ _DENIED: Final = "User does not have permission to access that submission"
 _WAITED: Final = ("X-Wait-Result",)
 
 #: The answers that both routes have beside a 200.
-REFUSALS: Final[Mapping[str, Object]] = {
+ERROR_ANSWERS: Final[Mapping[str, Object]] = {
     "400": answer(
         "A parameter is missing or invalid, or the submission does not exist.",
         ref("InvalidRequest"),
@@ -100,7 +100,7 @@ ROUTES: Final[Routes] = {
                 EXAMPLES,
                 headers=["Retry-After", "X-Wait-Result", "Preference-Applied"],
             ),
-            **REFUSALS,
+            **ERROR_ANSWERS,
         },
     )
 }
@@ -158,7 +158,7 @@ ROUTES_OF_SEVERAL: Final[Routes] = {
                 {"two": {"submission_id": 123, "files": [EXAMPLES["finished"], EXAMPLES["waiting"]]}},
                 headers=["Retry-After", "X-Wait-Result", "Preference-Applied", "ETag"],
             ),
-            **REFUSALS,
+            **ERROR_ANSWERS,
         },
     )
 }
