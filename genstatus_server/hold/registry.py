@@ -28,14 +28,16 @@ class WaitResult(StrEnum):
 class Hold:
     """One held request. Times are the loop's, in seconds.
 
-    `woken` is True when something has changed since it was last set to False. `woken_at` is the time of that change,
-    None before the first. `ended` is the reason why the hold has to end, None while it may go on.
+    `held_seconds` is its length, set when it is over. `woken` is True when something has changed since it was last set
+    to False. `woken_at` is the time of that change, None before the first. `ended` is the reason why the hold has to
+    end, None while it may go on.
     """
 
-    __slots__ = ("_future", "ended", "held_since", "woken", "woken_at")
+    __slots__ = ("_future", "ended", "held_seconds", "held_since", "woken", "woken_at")
 
     def __init__(self) -> None:
         self.held_since = asyncio.get_running_loop().time()
+        self.held_seconds = 0.0
         self.woken = False
         self.woken_at: float | None = None
         self.ended: WaitResult | None = None
@@ -100,6 +102,7 @@ class HoldRegistry(Generic[K]):
         try:
             yield hold
         finally:
+            hold.held_seconds = asyncio.get_running_loop().time() - hold.held_since
             del self._holds[hold]
             for key in keys:
                 self._by_key[key].discard(hold)

@@ -84,7 +84,7 @@ class StatusHandler(BaseHandler):
             else:
                 self.services.metrics.shed.inc()
         urls = await checker.sign(checked, self.arrived + 2 * CHECK_SECONDS)
-        await self._answer(params, checked.jobs, urls, result)
+        self.finish(self._encode_with_headers(params, checked.jobs, urls, result))
 
     async def _answer_held(
         self, params: StatusParams, checker: StatusChecker, login: Login, first_deadline: float
@@ -92,11 +92,11 @@ class StatusHandler(BaseHandler):
         # `params` has the values: ten thousand holds would keep a second copy of each.
         self.request.query_arguments = {}
         result = WaitResult.ERROR
-        with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
-            self._hold = hold
-            if self.is_client_gone:
-                hold.end(WaitResult.GONE)
-            try:
+        try:
+            with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
+                self._hold = hold
+                if self.is_client_gone:
+                    hold.end(WaitResult.GONE)
                 checked, urls, result = await hold_until_settled(
                     hold,
                     checker,
@@ -104,15 +104,25 @@ class StatusHandler(BaseHandler):
                     first_deadline=first_deadline,
                     retry_on=ServiceUnavailable,
                 )
-            finally:
-                self._log_login(login, params)  # Not before: ten thousand holds would keep it.
-                self._record_end(hold, result)
-        if urls is None:
-            self.set_status(CLIENT_GONE)
-            return
-        await self._answer(params, checked.jobs, urls, result)
-        if result is WaitResult.SETTLED and hold.woken_at is not None:
-            self.services.metrics.wake_seconds.observe(asyncio.get_running_loop().time() - hold.woken_at)
+            if urls is None:
+                self.set_status(CLIENT_GONE)
+            else:
+                await self._send_first(self._encode_with_headers(params, checked.jobs, urls, result))
+        finally:
+            self._log_login(login, params)  # Not before: ten thousand holds would keep it.
+            self._record_end(hold, result)
+        self.finish()
+
+    async def _send_first(self, body: bytes) -> None:
+        """Send the answer. What follows is done in the next turn of the loop.
+
+        Thousands may be answered in this turn. All answers are sent before the log and the metrics of the first.
+        """
+        self.set_header("Date", date_now())  # Tornado set it when the request came.
+        self.set_header("Content-Length", len(body))
+        self.write(body)
+        self.flush()
+        await asyncio.sleep(0)
 
     def _has_room(self, login: Login) -> bool:
         holds, settings = self.services.holds, self.services.settings
@@ -128,29 +138,20 @@ class StatusHandler(BaseHandler):
 
     def _record_end(self, hold: Hold, result: WaitResult) -> None:
         """Add the end of the hold to the log record and to the metrics."""
-        held = asyncio.get_running_loop().time() - hold.held_since
-        self.services.metrics.hold_seconds.labels(result.value).observe(held)
-        self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * held, 2)
+        self.services.metrics.hold_seconds.labels(result.value).observe(hold.held_seconds)
+        self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * hold.held_seconds, 2)
+        if result is WaitResult.SETTLED and hold.woken_at is not None:
+            self.services.metrics.wake_seconds.observe(hold.held_since + hold.held_seconds - hold.woken_at)
 
-    async def _answer(
-        self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None = None
-    ) -> None:
-        """Send the answer. `result` is why the wait ended; None where the request has no `wait`."""
+    def _encode_with_headers(
+        self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None
+    ) -> bytes:
+        """The body of the answer; its headers are set. `result` is why the wait ended, None without `wait`."""
         if result is not None:
             self.log_fields["wait_result"] = result.value
         self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
         self._set_headers(params, jobs, result)
-        body = self.encode(params, jobs, urls)
-        if result is not None:
-            # Thousands may be answered in this turn of the loop. All answers are sent first; the log and the metrics of
-            # each request follow in the next turn.
-            self.set_header("Date", date_now())  # Tornado set it when the request came.
-            self.set_header("Content-Length", len(body))
-            self.write(body)
-            self.flush()
-            await asyncio.sleep(0)
-            body = b""
-        self.finish(body)
+        return self.encode(params, jobs, urls)
 
     def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: WaitResult | None) -> None:
         if result is not None:
