@@ -15,6 +15,7 @@ from benchmarks.bench import FULL, QUICK, SMOKE, Bench, Scale, say
 from benchmarks.database import running_database
 from benchmarks.groups import (
     ablation,
+    against,
     changes,
     cold,
     fan_out,
@@ -44,11 +45,12 @@ _GROUPS: Final = {
     "changes": changes.measure,
     "growth": growth.measure,
     "ablation": ablation.measure,
+    "against": against.measure,
 }
 #: What the quick mode leaves out.
 _SLOW: Final = {"peers", "processes", "changes", "growth"}
 #: What runs only where it is named.
-_NAMED: Final = {"ablation"}
+_NAMED: Final = {"ablation", "against"}
 _SCALES: Final = {scale.name: scale for scale in (SMOKE, QUICK, FULL)}
 _RESULTS: Final = Path(__file__).parent / "results"
 
@@ -57,8 +59,9 @@ def main() -> None:
     options = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and what was started ends, too
     left_out = _NAMED | (_SLOW if options.scale == QUICK.name else set())
-    usual = ["ablation"] if options.ablation else [name for name in _GROUPS if name not in left_out]
-    report = _run(_SCALES[options.scale], options.only or usual)
+    usual = [name for name in _GROUPS if name not in left_out]
+    named = (["ablation"] if options.ablation else []) + (["against"] if options.against else [])
+    report = _run(_SCALES[options.scale], options.only or named or usual, options.against)
     say(f"\n{report.about}\n\n{markdown(report.rows)}\n")
     report.write(Path(options.output))
     say(f"written: {report.name}.json and {report.name}.svg in {options.output}")
@@ -79,13 +82,16 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", choices=_GROUPS, metavar="GROUP", help=f"any of {', '.join(_GROUPS)}"
     )
     parser.add_argument("--ablation", action="store_true", help="only what each optimisation gains")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="only this server and the one of another checkout, in turns"
+    )
     parser.add_argument("--output", default=str(_RESULTS), metavar="FOLDER", help="for the JSON and the picture")
     parser.add_argument("--publish", action="store_true", help="write the table into README.md and docs/performance.md")
     parser.set_defaults(scale="quick")
     return parser.parse_args()
 
 
-def _run(scale: Scale, groups: list[str]) -> Report:
+def _run(scale: Scale, groups: list[str], checkout: Path | None) -> Report:
     cores, connections = machine.find_cores(), machine.most_connections()
     head = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -103,7 +109,7 @@ def _run(scale: Scale, groups: list[str]) -> Report:
         with running_database(Path(folder) / "mongodb") as database:
             head["mongodb"] = database.version
             os.sched_setaffinity(0, {cores.load})
-            bench = Bench(scale, cores, Path(folder), database)
+            bench = Bench(scale, cores, Path(folder), database, checkout)
             for name in groups:
                 try:
                     rows += _GROUPS[name](bench)

@@ -95,6 +95,7 @@ class Bench:
     cores: Cores
     folder: Path
     database: Database
+    against: Path | None = None  #: a checkout whose server is measured, too
 
     def rounds(self, name: str) -> Iterator[int]:
         """The rounds of a measurement; within each, everything that is compared has its turn."""

@@ -48,18 +48,24 @@ class Contender:
 
 @contextmanager
 def genstatus(
-    bench: Bench, *flags: str, core: int | Sequence[int] | None = None, without: str | None = None
+    bench: Bench,
+    *flags: str,
+    core: int | Sequence[int] | None = None,
+    without: str | None = None,
+    checkout: Path | None = None,
 ) -> Iterator[Contender]:
     """The server, ready, with the options that users get by default but for `flags`, and its log in a file.
 
-    `without` names an optimisation that is switched off.
+    `without` names an optimisation that is switched off. `checkout` is a folder whose server is taken instead.
     """
     options = (f"--mongodb-uri={bench.database.uri}", f"--mongodb-database={NAME}", "--port=0")
     s3 = ("--s3-bucket=reports", "--s3-region=us-gov-west-1")
     program_name = ("benchmarks.servers.ablated", without) if without else ("genstatus_server",)
-    command = python("-m", *program_name, "serve", *options, *s3, *flags)
+    # Without `-P`, the server of this folder would be found first.
+    command = python("-P", "-m", *program_name, "serve", *options, *s3, *flags)
     where = bench.cores.server if core is None else core
-    with running("genstatus", command, bench.folder, core=where, environment=_ENVIRONMENT) as program:
+    environment = _ENVIRONMENT | {"PYTHONPATH": str(checkout or Path(__file__).parents[1])}
+    with running("genstatus", command, bench.folder, core=where, environment=environment) as program:
         port = program.wait_for("listening", lambda: _port_in(program.log))
         url = f"http://127.0.0.1:{port}"
         program.wait_for("ready", lambda: answers(f"{url}/readyz"))

@@ -19,17 +19,17 @@ from benchmarks.table import Row
 _CONNECTIONS: Final = 32
 
 
-def _polls(bench: Bench, contender: Contender) -> float:
+def poll_microseconds(bench: Bench, contender: Contender) -> float:
     target = path(finished_job(bench))
     poll(contender, target, 1, connections=_CONNECTIONS)
     return 1e6 / poll(contender, target, bench.scale.poll_seconds, connections=_CONNECTIONS).per_second
 
 
-def _wakes(bench: Bench, contender: Contender) -> float:
+def wake_milliseconds(bench: Bench, contender: Contender) -> float:
     return p50(wake(bench, contender, _jobs_of_wakes(bench), bench.scale.wake_rate))
 
 
-def _cpu_of_wakes(bench: Bench, contender: Contender) -> float:
+def wake_cpu_microseconds(bench: Bench, contender: Contender) -> float:
     jobs, before = _jobs_of_wakes(bench), cpu_seconds(contender.pid)
     wake(bench, contender, jobs, bench.scale.wake_rate)
     return 1e6 * (cpu_seconds(contender.pid) - before) / len(jobs)
@@ -39,15 +39,15 @@ def _jobs_of_wakes(bench: Bench) -> list[int]:
     return bench.database.add_jobs(bench.scale.wake_holds + WARM_UP)
 
 
-def _fan_out(bench: Bench, contender: Contender) -> float:
+def fan_out_seconds(bench: Bench, contender: Contender) -> float:
     return wake_all(bench, contender, bench.scale.fan_out)
 
 
-def _burst(bench: Bench, contender: Contender) -> float:
+def burst_seconds(bench: Bench, contender: Contender) -> float:
     return burst(bench, contender, bench.scale.burst)
 
 
-def _registered(bench: Bench, contender: Contender) -> float:
+def registering_seconds(bench: Bench, contender: Contender) -> float:
     count = bench.scale.fan_out
     with holding(contender, hold_requests(bench.database.add_jobs(count))) as holds:
         return wait_registered(contender, holds, count)
@@ -55,16 +55,16 @@ def _registered(bench: Bench, contender: Contender) -> float:
 
 #: What users feel of each optimisation: less is better.
 _MEASURED: Final[dict[str, tuple[str, str, Callable[[Bench, Contender], float]]]] = {
-    "cached_documents": ("a poll", "µs", _polls),
-    "applied_updates": ("a wake, p50", "ms", _wakes),
-    "batched_reads": ("the last of many cold polls at once", "s", _burst),
-    "cached_urls": ("a poll", "µs", _polls),
-    "direct_signature": ("CPU per hold and its wake", "µs", _cpu_of_wakes),
-    "encoded_answers": ("a poll", "µs", _polls),
-    "parsed_queries": ("a poll", "µs", _polls),
-    "answers_first": ("the last of many holds on one job", "s", _fan_out),
-    "log_thread": ("a poll", "µs", _polls),
-    "garbage_collector": ("many holds registered", "s", _registered),
+    "cached_documents": ("a poll", "µs", poll_microseconds),
+    "applied_updates": ("a wake, p50", "ms", wake_milliseconds),
+    "batched_reads": ("the last of many cold polls at once", "s", burst_seconds),
+    "cached_urls": ("a poll", "µs", poll_microseconds),
+    "direct_signature": ("CPU per hold and its wake", "µs", wake_cpu_microseconds),
+    "encoded_answers": ("a poll", "µs", poll_microseconds),
+    "parsed_queries": ("a poll", "µs", poll_microseconds),
+    "answers_first": ("the last of many holds on one job", "s", fan_out_seconds),
+    "log_thread": ("a poll", "µs", poll_microseconds),
+    "garbage_collector": ("many holds registered", "s", registering_seconds),
 }
 
 
