@@ -120,7 +120,9 @@ async def put_login(world: World, user_id: Any, **fields: Any) -> str:
 @example("upload.key", INVALID_TEXT)
 @example("upload.bucket", INVALID_TEXT)
 @example("start", DatetimeMS(2**62))
-def test_a_job_with_anything_in_a_field(server: Server, world: World, io_loop: IOLoop, field: str, value: Any) -> None:
+def test_job_with_any_value_in_a_field_is_answered(
+    server: Server, world: World, io_loop: IOLoop, field: str, value: Any
+) -> None:
     async def ask() -> None:
         number = await put_submission(world)
         job = with_field({"_id": number, "submission_id": number} | GOOD_JOB, field, value)
@@ -137,7 +139,7 @@ def test_a_job_with_anything_in_a_field(server: Server, world: World, io_loop: I
 
 @fuzzed
 @given(job_id=any_id)
-def test_a_job_with_any_id(server: Server, world: World, io_loop: IOLoop, job_id: Any) -> None:
+def test_job_with_any_id_is_answered(server: Server, world: World, io_loop: IOLoop, job_id: Any) -> None:
     async def ask() -> None:
         number = await put_submission(world)
         await world.jobs.delete_one({"submission_id": number - 1})  # Another example may have had the same id.
@@ -153,7 +155,7 @@ def test_a_job_with_any_id(server: Server, world: World, io_loop: IOLoop, job_id
 
 @fuzzed
 @given(value=any_value, in_array=st.booleans(), field=st.sampled_from(["submission_id", "file_type"]))
-def test_a_job_with_anything_in_what_it_is_found_by(
+def test_job_with_any_value_in_its_key_is_answered(
     server: Server, world: World, io_loop: IOLoop, field: str, value: Any, *, in_array: bool
 ) -> None:
     async def ask() -> None:
@@ -176,7 +178,7 @@ def test_a_job_with_anything_in_what_it_is_found_by(
 @example("message", INVALID_TEXT)
 @example("upload.key", INVALID_TEXT)
 @example("updated_at", DatetimeMS(-(2**62)))
-def test_a_job_that_becomes_anything_ends_the_hold(
+def test_hold_ends_whatever_its_job_becomes(
     server: Server, world: World, io_loop: IOLoop, field: str, value: Any
 ) -> None:
     async def hold() -> None:
@@ -206,7 +208,7 @@ def test_a_job_that_becomes_anything_ends_the_hold(
 
 @fuzzed
 @given(field=st.sampled_from(["user_id", "expires_at"]), value=any_value)
-def test_a_login_session_with_anything_in_a_field(
+def test_login_session_with_any_value_in_a_field_grants_nothing(
     server: Server, world: World, io_loop: IOLoop, field: str, value: Any
 ) -> None:
     async def ask() -> None:
@@ -226,7 +228,9 @@ def test_a_login_session_with_anything_in_a_field(
 @example("cgac_code", "097")
 @example("website_admin", True)  # noqa: FBT003 - by position
 @example("affiliations", [{"cgac_code": ["097"]}, "097", None])
-def test_a_user_with_anything_in_a_field(server: Server, world: World, io_loop: IOLoop, field: str, value: Any) -> None:
+def test_user_with_any_value_in_a_field_gains_no_access(
+    server: Server, world: World, io_loop: IOLoop, field: str, value: Any
+) -> None:
     async def ask() -> None:
         number = next(numbers)
         in_affiliation = field.endswith("_code")
@@ -247,7 +251,7 @@ def test_a_user_with_anything_in_a_field(server: Server, world: World, io_loop: 
 @given(field=st.sampled_from(["user_id", "cgac_code", "frec_code"]), value=any_value)
 @example("cgac_code", "097")
 @example("user_id", 12.0)
-def test_a_submission_with_anything_in_a_field(
+def test_submission_with_any_value_in_a_field_is_shown_to_no_stranger(
     server: Server, world: World, io_loop: IOLoop, field: str, value: Any
 ) -> None:
     async def ask() -> None:
@@ -276,7 +280,7 @@ WHO: Final = {
     where=st.sampled_from([(collection, field) for collection, fields in WHO.items() for field in fields]),
     value=any_value,
 )
-def test_what_access_depends_on_becomes_anything_during_a_hold(
+def test_hold_ends_whatever_its_access_documents_become(
     server: Server, world: World, io_loop: IOLoop, where: tuple[str, str], value: Any
 ) -> None:
     collection, field = where
@@ -321,7 +325,7 @@ def test_what_access_depends_on_becomes_anything_during_a_hold(
 @example(Code("a"), "sessions", None)
 @example(INVALID_TEXT, "jobs", None)
 @example(INVALID_TEXT, "jobs", 1)  # It was deleted before.
-def test_any_document_passes_by_a_hold(
+def test_hold_ignores_any_document_of_others(
     server: Server, world: World, io_loop: IOLoop, document_id: Any, collection: str, value: Any
 ) -> None:
     async def hold() -> None:

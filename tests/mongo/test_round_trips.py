@@ -61,7 +61,7 @@ async def test_request_costs_one_query_with_a_cached_login_else_two(
 
 
 @pytest.mark.parametrize("query", [{}, {"wait": "true"}, {"file_type": "x"}, {"submission_id": 99}])
-async def test_unknown_token_costs_one_query_for_its_session(
+async def test_poll_with_an_unknown_token_reads_the_session_only(
     server: Server, profiler: Profiler, query: dict[str, Any]
 ) -> None:
     assert (await server.check("unknown", **query)).code == 401

@@ -97,7 +97,7 @@ def hold_until_failed(
 
 
 @pytest.mark.parametrize("collection", ["jobs", "submissions", "users", "sessions", "anything"])
-def test_the_server_cannot_write(mongodb: SecuredMongoDB, collection: str) -> None:
+def test_role_of_the_server_cannot_write(mongodb: SecuredMongoDB, collection: str) -> None:
     with mongodb.client("genstatus_serve", NAME) as client:
         documents = client[NAME][collection]
         for attempt in (
@@ -117,7 +117,7 @@ def test_the_server_cannot_write(mongodb: SecuredMongoDB, collection: str) -> No
 @pytest.mark.parametrize(
     ("role", "collection"), [("worker", "sessions"), ("worker", "users"), ("init", "jobs"), ("admin", "jobs")]
 )
-def test_nobody_writes_what_is_anothers(mongodb: SecuredMongoDB, role: str, collection: str) -> None:
+def test_roles_write_only_their_own_collections(mongodb: SecuredMongoDB, role: str, collection: str) -> None:
     with mongodb.client(f"genstatus_{role}", NAME) as client, pytest.raises(OperationFailure) as refused:
         client[NAME][collection].insert_one({"_id": 1})
     assert refused.value.code == NOT_ALLOWED
@@ -136,7 +136,7 @@ def test_certificate_of_another_authority_is_refused_and_logged(
         assert PASSWORD not in server.log
 
 
-def test_a_ca_of_the_environment_is_trusted_too(
+def test_server_trusts_a_ca_of_the_environment(
     tmp_path: Path, mongodb: SecuredMongoDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SSL_CERT_FILE instead of tlsCAFile, as docs/deployment.md says."""

@@ -98,20 +98,20 @@ REFUSED: dict[str, Document] = {
 }
 
 
-def test_a_job_that_makes_sense_is_accepted(initialized: Database) -> None:
+def test_validator_accepts_a_valid_job(initialized: Database) -> None:
     for document in ALLOWED.values():
         initialized["jobs"].replace_one({"submission_id": 1}, document, upsert=True)
         initialized["jobs"].delete_many({})
 
 
-def test_a_job_that_makes_none_is_refused(initialized: Database) -> None:
+def test_validator_refuses_an_invalid_job(initialized: Database) -> None:
     for name, document in REFUSED.items():
         with pytest.raises(WriteError) as refusal:
             initialized["jobs"].insert_one(dict(document)).acknowledged or pytest.fail(name)
         assert refusal.value.code == 121, name  # The validator's own, and nothing else.
 
 
-def test_an_update_that_would_make_nonsense_is_refused(initialized: Database) -> None:
+def test_validator_refuses_an_update_to_an_invalid_job(initialized: Database) -> None:
     initialized["jobs"].insert_one(dict(RUNNING))
     for status in ("ready", "waiting", "failed"):
         with pytest.raises(WriteError):
@@ -119,7 +119,7 @@ def test_an_update_that_would_make_nonsense_is_refused(initialized: Database) ->
     initialized["jobs"].update_one({"_id": 1}, {"$set": {"status": "waiting"}, "$unset": {"lease": ""}})
 
 
-def test_a_second_job_of_one_file_is_refused(initialized: Database) -> None:
+def test_index_refuses_a_second_job_of_a_file(initialized: Database) -> None:
     initialized["jobs"].insert_one(dict(WAITING))
     with pytest.raises(DuplicateKeyError):
         initialized["jobs"].insert_one(WAITING | {"_id": 2})
@@ -128,7 +128,7 @@ def test_a_second_job_of_one_file_is_refused(initialized: Database) -> None:
 @pytest.mark.parametrize(
     "counter", [{"_id": "jobs"}, {"_id": "jobs", "last": "1"}, {"_id": "jobs", "last": -1}, {"_id": 1, "last": 1}]
 )
-def test_a_counter_that_does_not_count_is_refused(initialized: Database, counter: Document) -> None:
+def test_validator_refuses_an_invalid_counter(initialized: Database, counter: Document) -> None:
     with pytest.raises(WriteError):
         initialized["counters"].insert_one(dict(counter))
 
@@ -155,13 +155,13 @@ REFUSED_ELSEWHERE: dict[str, tuple[str, Document]] = {
 
 
 @pytest.mark.parametrize(("collection", "document"), REFUSED_ELSEWHERE.values(), ids=list(REFUSED_ELSEWHERE))
-def test_what_lies_beside_the_jobs_makes_sense_too(initialized: Database, collection: str, document: Document) -> None:
+def test_validators_refuse_invalid_access_documents(initialized: Database, collection: str, document: Document) -> None:
     with pytest.raises(WriteError) as refusal:
         initialized[collection].insert_one(dict(document))
     assert refusal.value.code == 121
 
 
-def test_what_makes_sense_beside_the_jobs_is_accepted(initialized: Database) -> None:
+def test_validators_accept_valid_access_documents(initialized: Database) -> None:
     initialized["submissions"].insert_many([{"_id": 1.0, "user_id": 1}, {"_id": 2, "user_id": 1, "cgac_code": None}])
     affiliations = [{"cgac_code": "097", "permission": "reader"}, {"frec_code": None}]
     initialized["users"].insert_many([{"_id": 1}, {"_id": 2, "website_admin": None, "affiliations": affiliations}])

@@ -251,7 +251,7 @@ async def test_addressing_style_of_the_option_wins(
         ("", {"AWS_RETRY_MODE": "foo"}, "foo"),
     ],
 )
-async def test_an_aws_configuration_that_cannot_be_used_is_one_line(
+async def test_signer_reports_an_invalid_aws_configuration_in_one_line(
     config: str, environment: Mapping[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with configured(monkeypatch, tmp_path, config, environment), pytest.raises(StartupError, match=said) as raised:
@@ -271,7 +271,7 @@ async def test_an_aws_configuration_that_cannot_be_used_is_one_line(
         (None, None, {}, ["s3_bucket_missing", "s3_region_missing"]),
     ],
 )
-async def test_no_bucket_or_region_is_warned_of_at_the_start(
+async def test_presigner_warns_of_a_missing_bucket_or_region(
     bucket: str | None,
     region: str | None,
     environment: Mapping[str, str],

@@ -104,7 +104,7 @@ async def test_file_of_any_key_downloads_under_its_own_name(
         assert saved_as(response) == "".join(each for each in key.split("/")[-1] if each.isprintable())
 
 
-async def test_the_bucket_of_the_job_wins(server: Server, world: World, s3: S3, s3_client: Any) -> None:
+async def test_url_names_the_bucket_of_the_job_first(server: Server, world: World, s3: S3, s3_client: Any) -> None:
     other = f"{s3.bucket}-other"
     s3_client.create_bucket(Bucket=other)
     s3_client.put_object(Bucket=s3.bucket, Key="1/D1.csv", Body=b"of the configured bucket")
@@ -132,7 +132,7 @@ async def test_url_names_signature_4_and_its_lifetime(server: Server, world: Wor
 # What is refused
 
 
-async def test_a_url_that_was_tampered_with_is_refused(server: Server, world: World, s3: S3, s3_client: Any) -> None:
+async def test_url_is_refused_once_it_was_tampered_with(server: Server, world: World, s3: S3, s3_client: Any) -> None:
     s3_client.put_object(Bucket=s3.bucket, Key="1/D1.csv", Body=CONTENT)
     s3_client.put_object(Bucket=s3.bucket, Key="1/D2.csv", Body=b"not yours")
     url = await url_of(server, world)
@@ -157,7 +157,7 @@ async def test_a_url_that_was_tampered_with_is_refused(server: Server, world: Wo
 
 
 @pytest.mark.parametrize("server_options", [{"url_ttl": "1"}])
-async def test_a_url_is_refused_once_it_has_expired(server: Server, world: World, s3: S3, s3_client: Any) -> None:
+async def test_url_is_refused_once_it_has_expired(server: Server, world: World, s3: S3, s3_client: Any) -> None:
     s3_client.put_object(Bucket=s3.bucket, Key="1/D1.csv", Body=CONTENT)
     url = await url_of(server, world)
     await until(lambda: time.time() > signed_at(url) + 1)
@@ -196,9 +196,7 @@ async def test_url_of_a_changed_job_is_not_reused(server: Server, world: World) 
         assert time.monotonic() < deadline, "it is still the old one"
 
 
-async def test_all_who_are_given_a_url_share_the_one_client(
-    server: Server, world: World, made_clients: list[object]
-) -> None:
+async def test_presigner_uses_one_client_for_all_urls(server: Server, world: World, made_clients: list[object]) -> None:
     for number in range(20):
         await url_of(server, world, f"1/D1-{number}.csv")
     assert made_clients == []
@@ -231,7 +229,7 @@ async def test_job_in_an_invalid_bucket_is_failed() -> None:
     assert [record["job_id"] for record in records if record["event"] == "job_malformed"] == [1]
 
 
-async def test_missing_credentials_fail_finished_files_only(
+async def test_presigner_without_credentials_fails_finished_files_only(
     world: World, mongodb_uri: str, s3: S3, http_client: SimpleAsyncHTTPClient
 ) -> None:
     nobody = replace(s3, access_key="", secret_key="")
@@ -290,7 +288,7 @@ def credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cn-north-1", "reports.s3.cn-north-1.amazonaws.com.cn"),
     ],
 )
-async def test_on_aws_the_bucket_is_a_host_of_its_region(
+async def test_url_on_aws_names_bucket_and_region_in_its_host(
     credentials_in_the_environment: None, region: str | None, host: str
 ) -> None:
     url = await sign(region=region)
@@ -333,5 +331,5 @@ async def test_cached_urls_are_bounded(credentials_in_the_environment: None, mon
         ("/", "attachment"),
     ],
 )
-def test_the_header_that_names_the_file(key: str, header: str) -> None:
+def test_content_disposition_names_the_file(key: str, header: str) -> None:
     assert content_disposition(key) == header

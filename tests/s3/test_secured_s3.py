@@ -73,7 +73,7 @@ def upload(database: "pymongo.database.Database[dict[str, Any]]", s3: S3) -> Non
             job.upload(io.BytesIO(CONTENT))
 
 
-async def test_whoever_trusts_the_authority_uploads_and_downloads(
+async def test_s3_over_tls_serves_clients_that_trust_its_authority(
     world: World,
     mongodb_uri: str,
     sync_mongodb: "pymongo.MongoClient[dict[str, Any]]",

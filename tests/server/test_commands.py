@@ -114,7 +114,7 @@ def test_main_reports_all_bad_values_together_with_status_2() -> None:
     ]
 
 
-def test_unknown_flag_ends_with_status_2() -> None:
+def test_main_refuses_an_unknown_flag_with_status_2() -> None:
     assert invoke("serve", "--prot=1").exit_code == 2
 
 

@@ -199,13 +199,13 @@ def value_of(option: Option, settings: Settings) -> Any:
     return getattr(settings, option.name)
 
 
-def test_this_file_knows_every_option() -> None:
+def test_settings_tests_cover_every_option() -> None:
     names = [option.name for option in OPTIONS]
     assert names == list(Settings.__slots__) == list(VALUES) == list(BAD)
     assert sorted(names) == sorted(BAD_IN_FILE)
 
 
-def test_the_defaults() -> None:
+def test_settings_have_the_documented_defaults() -> None:
     settings = load_settings({}, {})
     assert all(value_of(option, settings) == option.default for option in OPTIONS)
     assert (settings.address, settings.port, settings.mongodb_uri) == ("127.0.0.1", 8888, None)
@@ -217,7 +217,7 @@ def test_the_defaults() -> None:
 
 
 @each_option
-def test_a_default_is_a_value_that_could_be_given(option: Option) -> None:
+def test_settings_accept_each_default_as_a_value(option: Option) -> None:
     if option.default not in (None, ()):
         assert option.parse(str(option.default)) == option.default
 
@@ -234,12 +234,12 @@ def test_flag_before_environment_before_file_before_default(option: Option, conf
 
 
 @each_option
-def test_an_empty_environment_variable_is_none(option: Option) -> None:
+def test_settings_ignore_an_empty_environment_variable(option: Option) -> None:
     assert value_of(option, load_settings({}, {option.environment: ""})) == option.default
 
 
 @each_option
-def test_an_options_names(option: Option) -> None:
+def test_option_derives_its_flag_and_variable_from_its_name(option: Option) -> None:
     assert option.flag == "--" + option.name.replace("_", "-")
     assert option.environment == "GENSTATUS_" + option.name.upper()
 
@@ -276,19 +276,19 @@ def test_bad_value_of_a_weaker_source_is_ignored(config: Config) -> None:
     assert settings.port == 1
 
 
-def test_a_file_holds_values_of_its_own_types(config: Config) -> None:
+def test_settings_file_has_typed_values(config: Config) -> None:
     text = "port = 80\nwait_max = 5\nwait_default = 0.5\ncors_origins = ['https://a', 'https://b']\n"
     settings = load_settings({}, {}, config(text))
     assert (settings.port, settings.wait_max, settings.wait_default) == (80, 5.0, 0.5)
     assert settings.cors_origins == ("https://a", "https://b")
 
 
-def test_a_flag_can_take_the_origins_away(config: Config) -> None:
+def test_settings_flag_can_clear_the_origins(config: Config) -> None:
     settings = load_settings({"cors_origins": ""}, {}, config("cors_origins = 'https://a'"))
     assert settings.cors_origins == ()
 
 
-def test_the_environment_names_the_file(config: Config, tmp_path: Path) -> None:
+def test_settings_read_the_file_that_the_environment_names(config: Config, tmp_path: Path) -> None:
     environment = {"GENSTATUS_CONFIG": config("port = 80")}
     assert load_settings({}, environment).port == 80
     other = tmp_path / "other.toml"
@@ -296,7 +296,7 @@ def test_the_environment_names_the_file(config: Config, tmp_path: Path) -> None:
     assert load_settings({}, environment, str(other)).port == 81
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_settings_report_an_unreadable_file(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.toml")
     assert refused({}, {}, missing) == (f"{missing}: No such file or directory",)
     assert refused({}, {"GENSTATUS_CONFIG": missing}) == (f"{missing}: No such file or directory",)
@@ -305,7 +305,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"port", b"port = ", b"port = 1\nport = 2", b"\xff", b"mongodb_uri = 'SECRET"])
-def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
+def test_settings_report_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     (line,) = refused({}, {}, str(path))
@@ -314,7 +314,7 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("uri", ["mongodb://u:SECRET@a/", "mongodb+srv://u:SECRET@a/?authMechanismProperties=T:SECRET"])
-def test_a_password_is_not_shown(uri: str) -> None:
+def test_settings_hide_a_password(uri: str) -> None:
     settings = load_settings({}, {"GENSTATUS_MONGODB_URI": uri})
     assert settings.mongodb_uri == uri
     assert "SECRET" not in f"{settings!r} {settings}"
@@ -327,7 +327,7 @@ def test_bad_value_is_not_repeated_in_the_error(option: Option) -> None:
 
 
 @each_option
-def test_the_help_is_a_sentence_with_its_unit(option: Option) -> None:
+def test_settings_help_is_a_sentence_with_its_unit(option: Option) -> None:
     assert re.fullmatch(r"[A-Z0-9j].*\.", option.help)
     if isinstance(option.default, float) or option.name.endswith("_ttl"):
         assert "econds" in option.help
@@ -338,7 +338,7 @@ def test_settings_cannot_be_changed() -> None:
         load_settings({}, {}).port = 1  # type: ignore[misc]
 
 
-def test_unknown_variables_are_named_with_the_option_that_they_resemble() -> None:
+def test_settings_name_unknown_variables_and_the_option_they_resemble() -> None:
     given = {"GENSTATUS_MONGDB_URI": "x", "GENSTATUS_URL_TLL": "", "GENSTATUS_XYZ": "", "OTHER": "", "GENSTATUS": ""}
     known = {"GENSTATUS_CONFIG": "a", "GENSTATUS_SESSION_TOKEN": "a", "GENSTATUS_URL_TTL": "1"}
     assert unknown_variables(given | known | KUBERNETES) == {

@@ -80,7 +80,7 @@ async def test_cached_documents_count_as_hits(server: Server, world: World) -> N
 
 
 @pytest.mark.parametrize("server_options", [{"max_waits": "0"}])
-async def test_a_request_that_is_not_held_is_counted_as_shed(server: Server, world: World) -> None:
+async def test_metrics_count_a_shed_request(server: Server, world: World) -> None:
     await world.put_job()
     await server.check(wait="true")
     assert value(server, "genstatus_shed_total") == 1
@@ -91,7 +91,7 @@ def test_metrics_name_the_running_version() -> None:
     assert Metrics().registry.get_sample_value("genstatus_build_info", labels) == 1
 
 
-def test_no_label_takes_what_a_caller_sends(server: Server) -> None:
+def test_metrics_labels_take_nothing_from_callers(server: Server) -> None:
     labels = {
         label for family in server.services.metrics.registry.collect() for s in family.samples for label in s.labels
     }
@@ -141,18 +141,18 @@ def selected(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()))
-def test_every_metric_of_the_rules_and_the_dashboard_exists(where: str, expression: str) -> None:
+def test_rules_and_dashboard_use_existing_metrics(where: str, expression: str) -> None:
     assert selected(expression)
     assert selected(expression) <= names() | {"up"}
 
 
-def test_a_metric_that_does_not_exist_is_found() -> None:
+def test_search_for_unknown_metrics_finds_one() -> None:
     assert not selected("rate(genstatus_no_such_total[5m]) > 1") <= names()
     with pytest.raises(ValueError, match="unclosed"):
         selected("sum(genstatus_shed_total")
 
 
-def test_every_rule_says_what_is_wrong_and_what_to_do() -> None:
+def test_alert_rules_say_what_is_wrong_and_what_to_do() -> None:
     for rule in rules():
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in {"page", "ticket"}

@@ -119,7 +119,7 @@ def check_silence(server: ServerProcess, *more: str) -> None:
     assert not re.search(r"x-amz-signature(=|%3d)[0-9a-f]{8}", written, re.IGNORECASE)
 
 
-def test_a_server_that_serves_writes_no_secret(tmp_path: Path, secret_uri: str, prepared: str, s3: S3) -> None:
+def test_log_of_a_serving_server_has_no_secret(tmp_path: Path, secret_uri: str, prepared: str, s3: S3) -> None:
     with running_server(tmp_path, flags_for(secret_uri, prepared, s3), credentials(s3) | TALKATIVE) as server:
         server.wait_ready()
         statuses = ask_everything(server)
@@ -148,7 +148,9 @@ def test_libraries_on_debug_level_write_no_secret(
         check_silence(server, s3.secret_key)
 
 
-def test_a_server_that_cannot_sign_writes_no_secret(tmp_path: Path, secret_uri: str, prepared: str, s3: S3) -> None:
+def test_log_of_a_server_without_credentials_has_no_secret(
+    tmp_path: Path, secret_uri: str, prepared: str, s3: S3
+) -> None:
     with running_server(tmp_path, flags_for(secret_uri, prepared, s3), TALKATIVE) as server:
         wait_until(lambda: server.ask("/readyz")[1]["change_stream"] == "live", "the change stream")
         assert 503 in ask_everything(server)
@@ -157,9 +159,7 @@ def test_a_server_that_cannot_sign_writes_no_secret(tmp_path: Path, secret_uri: 
         check_silence(server)
 
 
-def test_a_server_whose_password_is_wrong_does_not_write_it(
-    tmp_path: Path, secret_uri: str, prepared: str, s3: S3
-) -> None:
+def test_log_of_a_refused_login_has_no_password(tmp_path: Path, secret_uri: str, prepared: str, s3: S3) -> None:
     wrong = secret_uri.replace(quote(PASSWORD, safe=""), quote(PASSWORD + "!", safe=""))
     with running_server(tmp_path, flags_for(wrong, prepared, s3), credentials(s3) | TALKATIVE) as server:
         wait_until(lambda: server.records("change_stream_down"), "a failed attempt")
@@ -187,13 +187,13 @@ def test_a_server_whose_password_is_wrong_does_not_write_it(
         "MongoDB+SRV://user:SECRET@host/?a=b",
     ],
 )
-def test_what_is_scrubbed(text: str) -> None:
+def test_scrub_removes_secrets(text: str) -> None:
     assert "SECRET" in text
     assert "SECRET" not in log.scrub(text)
 
 
 @pytest.mark.parametrize("text", ["StringToSign:\nAWS4-HMAC-SHA256\n{}", r"the session\n{}\n", "'sessions', '{}'"])
-def test_a_digest_is_scrubbed_whatever_is_before_it(text: str) -> None:
+def test_scrub_removes_a_digest_whatever_is_before_it(text: str) -> None:
     assert log.scrub(text.format("0123456789abcdef" * 4)) == text.format("***")
     longer = text.format("0123456789abcdef" * 5)
     assert log.scrub(longer) == longer
@@ -202,5 +202,5 @@ def test_a_digest_is_scrubbed_whatever_is_before_it(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "GET /v1/check_generation_status/ 200", "mongodb://host:27017/", "the session ended", "ünï © \u2028"]
 )
-def test_what_is_not(text: str) -> None:
+def test_scrub_keeps_ordinary_text(text: str) -> None:
     assert log.scrub(text) == text

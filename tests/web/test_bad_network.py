@@ -91,7 +91,7 @@ def network(io_loop: IOLoop, server: Server) -> Iterator[BadNetwork]:
         yield network
 
 
-async def test_an_answer_that_is_cut_after_any_of_its_bytes(
+async def test_client_requests_again_after_an_answer_cut_anywhere(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -105,7 +105,7 @@ async def test_an_answer_that_is_cut_after_any_of_its_bytes(
     assert network.requests == 1 + len(cuts) + 1
 
 
-async def test_a_connection_that_is_cut_while_it_is_held(
+async def test_client_requests_again_after_a_hold_is_cut(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -134,7 +134,7 @@ async def test_gateways_that_answer_in_the_servers_place(
     assert network.requests == 5
 
 
-async def test_an_answer_that_is_late_is_waited_for(
+async def test_client_waits_for_a_late_answer(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -187,7 +187,7 @@ async def test_client_ends_holds_longer_than_the_idle_limit(
     assert network.requests <= network.idle_closed + 2
 
 
-async def test_a_kept_connection_that_was_closed_meanwhile_costs_no_request(
+async def test_client_loses_no_request_to_a_closed_kept_connection(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -198,7 +198,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_costs_no_request(
     assert (network.requests, network.idle_closed, network.failed) == (2, 1, 0)
 
 
-async def test_a_login_that_ends_while_the_network_is_bad(
+async def test_client_reports_a_login_that_ended_on_a_bad_network(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()

@@ -9,12 +9,12 @@ from genstatus_server.web.answers import opaque_tags
     "header",
     ['"abc"', 'W/"abc"', '"abc-gzip"', 'W/"abc-gzip"', '"abc--gzip"', '"abc;gzip"', 'W/"abc-br"', '"abc-gzip-gzip"'],
 )
-def test_a_marked_tag_is_the_same_tag(header: str) -> None:
+def test_opaque_tags_ignore_marks_of_proxies(header: str) -> None:
     assert opaque_tags([header]) == {"abc"}
 
 
 @pytest.mark.parametrize("header", ["", "*", "abc", '"abc', "W/abc"])
-def test_what_is_no_tag_is_ignored(header: str) -> None:
+def test_opaque_tags_ignore_what_is_no_tag(header: str) -> None:
     assert opaque_tags([header]) == frozenset()
 
 

@@ -121,7 +121,7 @@ def first_body(answer: bytes) -> bytes:
 )
 @example([(b"submission_id", b"%00"), (b"file_type", b"%ed%a0%80")], b"=", b"&")
 @example([(b"submission_id", b"1" * 5000), (b"file_type", b"D1")], b"=", b"&")
-def test_any_query(
+def test_route_answers_any_query(
     server: Server, io_loop: IOLoop, pairs: list[tuple[bytes, bytes]], between: bytes, separator: bytes
 ) -> None:
     query = separator.join(name + between + value for name, value in pairs)
@@ -145,7 +145,7 @@ def test_any_query(
 @example([(b"Origin", b"\xff, https://[")])
 @example([(b"Cookie", b'a="\\777";\xff==')])
 @example([(b" folded", b"")])
-def test_any_headers(server: Server, io_loop: IOLoop, headers: list[tuple[bytes, bytes]]) -> None:
+def test_route_answers_any_headers(server: Server, io_loop: IOLoop, headers: list[tuple[bytes, bytes]]) -> None:
     lines = [name + b": " + value for name, value in headers]
     io_loop.run_sync(lambda: check(server, request(USUAL, *lines)), timeout=PATIENCE)
 
@@ -154,7 +154,7 @@ def test_any_headers(server: Server, io_loop: IOLoop, headers: list[tuple[bytes,
 @given(
     st.binary(max_size=200) | st.lists(in_line | token, max_size=6).map(b" ".join), st.sampled_from([b"\n", b"\r\n"])
 )
-def test_any_bytes_that_are_no_request(server: Server, io_loop: IOLoop, content: bytes, newline: bytes) -> None:
+def test_server_survives_any_bytes(server: Server, io_loop: IOLoop, content: bytes, newline: bytes) -> None:
     io_loop.run_sync(lambda: check(server, content + 2 * newline), timeout=PATIENCE)
 
 
@@ -173,7 +173,7 @@ CONTENT_TYPES = [
     st.sampled_from([USUAL, b"/livez", b"/nowhere"]),
 )
 @example(b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--", CONTENT_TYPES[2], b"", b"POST", b"/livez")
-def test_any_body(
+def test_route_answers_a_request_with_any_body(
     server: Server, io_loop: IOLoop, content: bytes, content_type: bytes, encoding: bytes, method: bytes, target: bytes
 ) -> None:
     headers = [b"Content-Type: " + content_type, b"Content-Length: %d" % len(content)]
@@ -185,7 +185,7 @@ def test_any_body(
 # What has to be right rather than only not wrong
 
 
-async def test_a_body_on_a_get_is_ignored(server: Server) -> None:
+async def test_route_ignores_a_body_on_a_get(server: Server) -> None:
     content = b"submission_id=7&file_type=E&wait=perhaps"
     form = b"Content-Type: application/x-www-form-urlencoded"
     whole = request(USUAL, form, b"Content-Length: %d" % len(content), content=content)
@@ -203,7 +203,7 @@ async def test_requests_in_one_go_are_answered_in_their_order(server: Server) ->
     assert re.findall(rb'"file_type": "(..?)"', answer) == [b"D1", b"D2", b"E"]
 
 
-async def test_http_1_0_is_answered_and_closed(server: Server) -> None:
+async def test_server_answers_http_1_0_and_closes(server: Server) -> None:
     sent = b"GET %s HTTP/1.0\r\nX-Session-ID: owner\r\n\r\n" % USUAL
     assert statuses(await check(server, sent)) == [200]
 
@@ -235,7 +235,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
-async def test_what_is_no_http_is_refused_and_closed(server: Server, sent: bytes) -> None:
+async def test_server_refuses_what_is_no_http_and_closes(server: Server, sent: bytes) -> None:
     assert statuses(await check(server, sent)) in ([400], [413], [])
 
 
@@ -252,7 +252,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"CONNECT"])
-async def test_odd_targets(server: Server, method: bytes) -> None:
+async def test_server_answers_unusual_targets(server: Server, method: bytes) -> None:
     for target in TARGETS:
         answer = await check(server, request(target, method=method))
         # A whole URL is served by its path.
@@ -260,7 +260,7 @@ async def test_odd_targets(server: Server, method: bytes) -> None:
         assert statuses(answer)[0] in {204, 404, 405} | served, target
 
 
-async def test_half_a_request_is_closed_without_an_answer(server: Server) -> None:
+async def test_server_closes_half_a_request_without_an_answer(server: Server) -> None:
     address = urlsplit(server.base_url)
     for part in (b"", b"GET /li", request(USUAL)[:-2], request(USUAL, b"Content-Length: 9", content=b"1")):
         reader, writer = await asyncio.open_connection(address.hostname, address.port)

@@ -59,13 +59,13 @@ def lost(s3: S3, http_client: SimpleAsyncHTTPClient, io_loop: IOLoop) -> Iterato
 # Alive, and ready
 
 
-async def test_a_server_that_serves_is_alive_and_ready(server: Server) -> None:
+async def test_readyz_and_livez_answer_200_while_serving(server: Server) -> None:
     alive = await server.fetch("/livez")
     assert (alive.code, body(alive)) == (HTTPStatus.OK, {"status": "ok"})
     assert await ready(server) == (HTTPStatus.OK, READY)
 
 
-async def test_a_collection_that_becomes_a_view_is_noticed_and_named(
+async def test_readyz_names_a_collection_that_becomes_a_view(
     server: Server, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genstatus_server.mongo.change_stream.VIEW_CHECK_SECONDS", 0.2)
@@ -103,7 +103,7 @@ async def test_request_without_mongodb_is_503_with_retry_after(lost: Server) -> 
     assert await metric(lost, "genstatus_requests_total", status="503") == 2
 
 
-async def test_without_credentials_it_is_not_ready(
+async def test_readyz_is_503_without_credentials(
     world: World, mongodb_uri: str, s3: S3, http_client: SimpleAsyncHTTPClient
 ) -> None:
     nobody = replace(s3, access_key="", secret_key="")
@@ -112,14 +112,14 @@ async def test_without_credentials_it_is_not_ready(
         assert await ready(server) == (HTTPStatus.SERVICE_UNAVAILABLE, READY | {"signer": "no credentials"})
 
 
-async def test_a_server_that_drains_is_alive_and_not_ready(server: Server) -> None:
+async def test_readyz_is_503_and_livez_200_while_draining(server: Server) -> None:
     server.services.draining = True
     assert await ready(server) == (HTTPStatus.SERVICE_UNAVAILABLE, READY | {"server": "draining"})
     alive = await server.fetch("/livez")
     assert (alive.code, alive.headers["Connection"].lower()) == (HTTPStatus.OK, "close")
 
 
-async def test_a_server_that_finds_changes_by_reading_is_ready(server: Server) -> None:
+async def test_readyz_is_200_while_polling(server: Server) -> None:
     server.services.follower.state = StreamState.POLLING
     assert await ready(server) == (HTTPStatus.OK, READY | {"change_stream": "polling"})
 
@@ -139,7 +139,7 @@ METRICS = {
 }
 
 
-async def test_every_metric_is_there_with_its_type_and_labels(server: Server, world: World) -> None:
+async def test_metrics_have_the_documented_types_and_labels(server: Server, world: World) -> None:
     await world.put_job()
     await remember(server, world)
     await server.check(wait="true", timeout="0.01")
@@ -218,7 +218,7 @@ async def leave_soon(server: Server) -> asyncio.StreamWriter:
     return writer
 
 
-async def test_the_holds_are_counted_exactly_after_any_churn(server: Server, world: World) -> None:
+async def test_metrics_count_holds_exactly_after_any_churn(server: Server, world: World) -> None:
     def ask(token: str, file_type: str, timeout: float = 25) -> "asyncio.Future[HTTPResponse]":
         return asyncio.ensure_future(server.check(token, file_type=file_type, wait="true", timeout=timeout))
 
@@ -249,7 +249,7 @@ async def test_the_holds_are_counted_exactly_after_any_churn(server: Server, wor
     assert await metric(server, "genstatus_held_requests") == 0
 
 
-async def test_reads_are_counted_by_collection(server: Server, world: World) -> None:
+async def test_metrics_count_reads_by_collection(server: Server, world: World) -> None:
     async def reads() -> dict[str, float]:
         names = ("sessions", "users", "submissions", "jobs")
         return {name: await metric(server, "genstatus_mongodb_reads_total", collection=name) for name in names}
@@ -266,6 +266,6 @@ async def test_reads_are_counted_by_collection(server: Server, world: World) -> 
     assert await reads() == first, "it is cached"
 
 
-async def test_the_change_stream_is_up_and_was_not_reopened(server: Server) -> None:
+async def test_metrics_show_the_change_stream_up_and_never_reopened(server: Server) -> None:
     assert await metric(server, "genstatus_change_stream_up") == 1
     assert await metric(server, "genstatus_change_stream_reopens_total") == 0

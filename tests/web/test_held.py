@@ -54,7 +54,7 @@ class Held:
 
 
 @pytest.mark.parametrize("path", [STATUS, STATUSES])
-async def test_all_who_are_held_get_the_same_answer(server: Server, world: World, path: str) -> None:
+async def test_holds_of_one_job_get_the_same_answer(server: Server, world: World, path: str) -> None:
     await world.put_job()
     held = [await Held.send(server, path) for _ in range(4)]
     await server.held(len(held))
@@ -78,7 +78,7 @@ async def test_date_header_is_of_the_answer_time(server: Server, world: World) -
         held.close()
 
 
-async def test_an_old_client_is_answered_and_its_connection_closed(server: Server, world: World) -> None:
+async def test_hold_of_an_http_1_0_client_is_answered_and_closed(server: Server, world: World) -> None:
     await world.put_job()
     held = await Held.send(server, STATUS, version="1.0")
     await server.held()
@@ -88,7 +88,7 @@ async def test_an_old_client_is_answered_and_its_connection_closed(server: Serve
     held.close()
 
 
-async def test_the_connection_goes_on_with_the_next_request(server: Server, world: World) -> None:
+async def test_connection_serves_the_next_request_after_a_hold(server: Server, world: World) -> None:
     await world.put_job()
     held = await Held.send(server, STATUS)
     for _ in range(3):
@@ -102,7 +102,7 @@ async def test_the_connection_goes_on_with_the_next_request(server: Server, worl
     held.close()
 
 
-async def test_a_client_that_leaves_as_it_is_answered_leaves_nothing(server: Server, world: World) -> None:
+async def test_client_that_leaves_while_answered_leaves_nothing(server: Server, world: World) -> None:
     await world.put_job()
     held = [await Held.send(server, STATUS) for _ in range(20)]
     await server.held(20)

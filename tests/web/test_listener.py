@@ -78,7 +78,7 @@ class Streams:
 
 @pytest.mark.parametrize("is_reset", [True, False])
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
-async def test_a_connection_that_is_cut_leaves_nothing_to_collect(sent: bytes, *, is_reset: bool) -> None:
+async def test_connection_that_is_cut_leaves_no_reference_cycle(sent: bytes, *, is_reset: bool) -> None:
     sockets = bind_sockets(0, "127.0.0.1")
     listener = listening(sockets, idle_timeout=60)
     Held.count = 0
@@ -136,7 +136,7 @@ async def test_listener_closes_an_idle_connection_in_time(sent: bytes) -> None:
         assert await end_of(await connect(sent)) - began >= 0.3
 
 
-async def test_a_connection_whose_request_is_held_is_not_idle() -> None:
+async def test_connection_of_a_hold_is_not_idle() -> None:
     async with connections(0.5) as connect:
         Held.count = 0
         held = await connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -147,7 +147,7 @@ async def test_a_connection_whose_request_is_held_is_not_idle() -> None:
             held.recv(1)
 
 
-async def test_a_connection_is_idle_only_between_requests() -> None:
+async def test_connection_is_idle_only_between_requests() -> None:
     """Asked again and again, it stays open for longer than one that is idle."""
     async with connections(0.6) as connect:
         loop = asyncio.get_running_loop()
@@ -167,7 +167,7 @@ async def test_a_connection_is_idle_only_between_requests() -> None:
         assert await end_of(busy) - last >= 0.5
 
 
-async def test_a_connection_whose_body_is_read_is_not_idle() -> None:
+async def test_connection_whose_body_is_read_is_not_idle() -> None:
     """The body has a limit of its own."""
     async with connections(0.3) as connect:
         slow = await connect(b"GET /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
@@ -177,7 +177,7 @@ async def test_a_connection_whose_body_is_read_is_not_idle() -> None:
             assert (await asyncio.get_running_loop().sock_recv(slow, 4096)).startswith(b"HTTP/1.1 200")
 
 
-async def test_many_idle_connections_are_closed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listener_closes_many_idle_connections_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
     close_idle = Listener.close_idle
 
@@ -193,7 +193,7 @@ async def test_many_idle_connections_are_closed_a_few_at_a_time(monkeypatch: pyt
     assert max(closed) <= _AT_ONCE
 
 
-async def test_one_that_sends_its_request_too_slowly_is_closed() -> None:
+async def test_listener_closes_a_connection_that_sends_too_slowly() -> None:
     """Whatever it sends meanwhile: it is the whole head that has its time."""
     async with connections(0.3) as connect:
         slow, loop = await connect(b"GET /now HTTP/1.1\r\n"), asyncio.get_running_loop()

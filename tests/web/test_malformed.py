@@ -105,7 +105,7 @@ async def refused(address: tuple[str, int], sent: bytes) -> tuple[int, dict[str,
 
 
 @pytest.mark.parametrize(("sent", "status", "reason"), REFUSED)
-async def test_a_malformed_request_is_answered_and_counted(sent: bytes, status: int, reason: str) -> None:
+async def test_malformed_request_is_answered_and_counted(sent: bytes, status: int, reason: str) -> None:
     async with bare() as server:
         answered, headers, body = await refused(server.address, sent)
         assert answered == status
@@ -125,7 +125,7 @@ async def test_tls_client_is_refused_at_once() -> None:
         assert server.count("tls") == 1
 
 
-async def test_a_malformed_request_is_logged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_malformed_request_is_logged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, records = 1000.0, list[dict[str, object]]()
     monkeypatch.setattr("genstatus_server.web.client_stream.time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(log, "warning", lambda action, **fields: records.append({"action": action, **fields}))
@@ -147,7 +147,7 @@ async def test_requests_before_a_malformed_one_are_answered() -> None:
     assert re.findall(rb"HTTP/1.1 (\d+)", everything) == [b"200", b"200", b"200", b"400"]
 
 
-async def test_a_refused_client_that_goes_on_is_cut() -> None:
+async def test_client_that_sends_on_after_a_refusal_is_cut() -> None:
     """It may read its answer meanwhile; it does not stay for ever."""
     loop = asyncio.get_running_loop()
 
@@ -183,7 +183,7 @@ async def test_absolute_form_is_served(server: Server) -> None:
 
 
 @pytest.mark.parametrize("is_reset", [True, False])
-async def test_a_client_that_left_is_counted_as_499(server: Server, *, is_reset: bool) -> None:
+async def test_client_that_left_is_counted_as_499(server: Server, *, is_reset: bool) -> None:
     """Also one that has only closed its side for writing: Tornado takes it for gone."""
 
     def requests(status: str) -> float:
@@ -208,7 +208,7 @@ async def test_a_client_that_left_is_counted_as_499(server: Server, *, is_reset:
             assert requests("499") == 1
 
 
-async def test_every_status_is_counted_from_the_start(server: Server) -> None:
+async def test_metrics_count_every_status_from_the_start(server: Server) -> None:
     for status in (200, 204, 400, 401, 403, 404, 405, 499, 500, 503):
         labels = {"status": str(status)}
         assert server.services.metrics.registry.get_sample_value("genstatus_requests_total", labels) == 0

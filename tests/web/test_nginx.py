@@ -35,7 +35,7 @@ def browser(nginx: Nginx, **options: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(http2=True, verify=context, base_url=nginx.url, limits=limits, timeout=60, **options)
 
 
-async def test_many_holds_share_one_connection_over_http_2(server: Server, world: World, nginx: Nginx) -> None:
+async def test_nginx_carries_many_holds_in_one_http_2_connection(server: Server, world: World, nginx: Nginx) -> None:
     await world.put_job()
     async with browser(nginx) as client:
         asking = [asyncio.create_task(client.get(QUERY + "&wait=true", headers=TOKEN)) for _ in range(30)]
@@ -58,7 +58,7 @@ async def test_server_behind_nginx_notices_a_client_that_leaves(server: Server, 
     await until(lambda: not len(server.services.holds), what="the hold is freed")
 
 
-async def test_what_is_for_the_machines_inside_is_not_shown(nginx: Nginx) -> None:
+async def test_nginx_hides_the_internal_routes(nginx: Nginx) -> None:
     async with browser(nginx) as client:
         for path in ("/metrics", "/readyz", "/livez"):
             assert (await client.get(path)).status_code == 404
@@ -67,7 +67,7 @@ async def test_what_is_for_the_machines_inside_is_not_shown(nginx: Nginx) -> Non
         assert (plain.status_code, plain.headers["location"]) == (308, f"https://127.0.0.1{QUERY}")
 
 
-async def test_nobody_is_believed_who_says_for_whom_a_request_is(
+async def test_server_behind_nginx_ignores_forwarded_headers(
     server: Server, nginx: Nginx, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not even a proxy: the server has no use for the client's address, so there is nothing to configure."""

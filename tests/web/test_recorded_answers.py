@@ -16,7 +16,7 @@ pytestmark = pytest.mark.one_python
 RECORDINGS = sorted(FOLDER.glob("*.json"))
 
 
-async def test_they_are_what_the_server_answers(
+async def test_recorded_answers_are_what_the_server_answers(
     world: World, mongodb_uri: str, http_client: SimpleAsyncHTTPClient
 ) -> None:
     answers = await record(mongodb_uri, world, http_client)
@@ -27,13 +27,13 @@ async def test_they_are_what_the_server_answers(
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_they_are_whole(path: Path) -> None:
+def test_recorded_answers_are_complete(path: Path) -> None:
     response = json.loads(path.read_text())["response"]
     assert int(response["headers"]["Content-Length"]) == len(json.dumps(response["body"]))
     assert response["headers"]["Cache-Control"] == "no-store"
 
 
-def test_an_answer_in_which_nothing_differs_has_the_same_tag() -> None:
+def test_recorded_answers_with_equal_content_have_equal_tags() -> None:
     first, second = (
         json.loads((FOLDER / f"{name}.json").read_text())["response"] for name in ("several", "several-unchanged")
     )
@@ -43,7 +43,7 @@ def test_an_answer_in_which_nothing_differs_has_the_same_tag() -> None:
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
-def test_the_python_client_understands_them(path: Path) -> None:
+def test_recorded_answers_are_understood_by_the_python_client(path: Path) -> None:
     response = json.loads(path.read_text())["response"]
     headers = {name.lower(): value for name, value in response["headers"].items()}
     reply = Reply(response["status"], headers, json.dumps(response["body"]).encode())

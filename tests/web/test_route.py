@@ -150,7 +150,7 @@ async def test_route_answers_size_and_dates_in_any_status(server: Server, world:
         assert answer["generated_at"] == "03/04/2026 05:06:07"
 
 
-async def test_sizes_are_exact(server: Server, world: World) -> None:
+async def test_route_answers_exact_sizes(server: Server, world: World) -> None:
     for size in (0, 1, 2**53 + 1, LARGEST_ID):
         assert (await public(server, world, status="running", size=size))["size"] == size
 
@@ -162,7 +162,7 @@ async def test_route_answers_null_or_empty_for_unknown_values(server: Server, wo
         assert (answer["size"], answer["start"], answer["end"], answer["generated_at"]) == (None, "", "", None)
 
 
-async def test_years_below_1000_keep_four_digits(server: Server, world: World) -> None:
+async def test_route_answers_years_below_1000_with_four_digits(server: Server, world: World) -> None:
     early = datetime(987, 6, 5, 4, 3, 2, tzinfo=UTC)
     dates: Document = {"start": datetime(1, 1, 1, tzinfo=UTC), "end": early, "updated_at": early}
     answer = await public(server, world, status="running", **dates)
@@ -180,7 +180,7 @@ async def test_file_types_are_jobs_of_their_own(server: Server, world: World) ->
 # Whole doubles, as the mongo shell writes
 
 
-async def test_whole_doubles_in_every_id_are_integers(server: Server, world: World) -> None:
+async def test_route_reads_whole_doubles_in_ids_as_integers(server: Server, world: World) -> None:
     await world.users.insert_one({"_id": 21.0})
     await world.sessions.insert_one({"_id": token_hash("shell"), "user_id": 21.0, "expires_at": in_future()})
     await world.submissions.insert_one({"_id": 7.0, "user_id": 21.0})
@@ -193,7 +193,7 @@ async def test_whole_doubles_in_every_id_are_integers(server: Server, world: Wor
     assert body(response)["status"] == "finished"
 
 
-async def test_integers_and_whole_doubles_are_the_same_user(server: Server, world: World) -> None:
+async def test_route_treats_an_integer_and_its_double_as_one_user(server: Server, world: World) -> None:
     await world.sessions.insert_one({"_id": token_hash("shell"), "user_id": 11.0, "expires_at": in_future()})
     assert (await server.check("shell")).code == HTTPStatus.OK
 
@@ -264,7 +264,7 @@ async def test_route_refuses_repeated_parameters_and_invalid_utf8(server: Server
         assert list(body(response)["errors"]) == [name], value
 
 
-async def test_unknown_parameters_are_ignored(server: Server) -> None:
+async def test_route_ignores_unknown_parameters(server: Server) -> None:
     for extra in ("verbose=1", "&&", "=", "%ff=%fe", "x=%00", "wait%20=true", "session=1&session=2"):
         path = f"{ROUTE}?{extra}&submission_id={SUBMISSION}&file_type=D1"
         response = await server.fetch(path, headers={"X-Session-ID": "owner"})
@@ -624,7 +624,7 @@ async def test_route_answers_404_for_an_unknown_path(server: Server) -> None:
             assert response.body == b"" if method == "HEAD" else body(response) == {"message": "Not Found"}
 
 
-async def test_another_method(server: Server) -> None:
+async def test_route_answers_other_methods_with_405(server: Server) -> None:
     for path in (ROUTE, ROUTE.rstrip("/"), "/livez", "/readyz", "/metrics", "/openapi.json", "/"):
         for method in ("POST", "PUT", "PATCH", "DELETE", "TRACE", "FOO", "get"):
             content = b"{}" if method in {"POST", "PUT", "PATCH"} else None

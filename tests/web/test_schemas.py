@@ -101,7 +101,7 @@ def test_params_refuse_an_invalid_file_type(sent: bytes) -> None:
     [(b"true", True), (b"TRUE", True), (b"tRuE", True), (b"1", True),
      (b"false", False), (b"False", False), (b"FALSE", False), (b"0", False)],
 )  # fmt: skip
-def test_wait(sent: bytes, wait: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_params_parse_every_form_of_wait(sent: bytes, wait: bool) -> None:  # noqa: FBT001 - a parameter of the test
     assert load({"wait": [sent]}).wait is wait
 
 
@@ -130,7 +130,7 @@ def test_params_refuse_an_invalid_timeout(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["submission_id", "file_type", "wait", "timeout"])
-def test_bytes_that_are_no_utf_8(name: str) -> None:
+def test_params_refuse_bytes_that_are_no_utf_8(name: str) -> None:
     for sent in (b"\xff", b"1\xff", b"\xc0\xb1", b"\xed\xa0\x80"):
         assert refused({**VALID, name: [sent]}).body() == {
             "message": f"{name}: {NO_UTF_8}",
@@ -168,7 +168,7 @@ def test_parse_names_the_first_error_and_lists_all() -> None:
         del expected[first], wrong[first]
 
 
-def test_names_of_parameters_are_exact() -> None:
+def test_params_have_exact_names() -> None:
     assert load({"WAIT": [b"x"], "Timeout": [b"x"], "timeout ": [b"x"]}) == load()
 
 

@@ -57,7 +57,7 @@ async def test_statuses_accept_one_file_and_no_slash(server: Server) -> None:
     assert "Retry-After" not in response.headers
 
 
-async def test_files_may_be_repeated_or_separated_by_commas_or_both(server: Server) -> None:
+async def test_statuses_accept_repeated_and_comma_separated_files(server: Server) -> None:
     for query in ("F,D1,E", "F&file_type=D1&file_type=E", "F,D1&file_type=E"):
         assert [file_type for file_type, _ in files(await ask(server, file_type=query))] == ["F", "D1", "E"]
 
@@ -97,7 +97,7 @@ async def test_statuses_check_access_first(server: Server) -> None:
     assert (await ask(server, "stranger", wait="all")).code == HTTPStatus.FORBIDDEN
 
 
-async def test_any_ends_with_the_first_that_leaves_waiting(server: Server, world: World) -> None:
+async def test_wait_any_ends_with_the_first_file_that_leaves_waiting(server: Server, world: World) -> None:
     await put_jobs(world, "D1", "D2", "E")
     await world.finish(102)  # It was there before: it ends nothing.
     answer = ask(server, file_type="D1,D2,E", wait="any")
@@ -109,7 +109,7 @@ async def test_any_ends_with_the_first_that_leaves_waiting(server: Server, world
     assert int(response.headers["Retry-After"]) > 0
 
 
-async def test_all_ends_when_none_is_waiting(server: Server, world: World) -> None:
+async def test_wait_all_ends_when_no_file_is_waiting(server: Server, world: World) -> None:
     await put_jobs(world, "D1", "D2")
     answer = ask(server, wait="all")
     await server.held()
@@ -135,7 +135,7 @@ def test_wait_any_ends_for_a_file_that_was_waiting() -> None:
 
 
 @pytest.mark.parametrize("wait", ["all", "any"])
-async def test_what_never_was_waiting_is_answered_at_once(server: Server, world: World, wait: str) -> None:
+async def test_wait_answers_at_once_if_no_file_is_waiting(server: Server, world: World, wait: str) -> None:
     await world.put_job(100, "D1", status="failed")
     response = await ask(server, wait=wait)
     assert files(response) == [("D1", "failed"), ("D2", "invalid")]
@@ -143,7 +143,7 @@ async def test_what_never_was_waiting_is_answered_at_once(server: Server, world:
 
 
 @pytest.mark.parametrize("wait", ["all", "any"])
-async def test_the_deadline_is_an_answer(server: Server, world: World, wait: str) -> None:
+async def test_wait_ends_at_the_deadline_with_a_200(server: Server, world: World, wait: str) -> None:
     await put_jobs(world, "D1", "D2")
     await remember(server, world, "D1", "D2")
     response = await ask(server, wait=wait, timeout=0.2)
@@ -162,7 +162,7 @@ async def test_statuses_take_a_preference_for_all(server: Server, world: World) 
     assert response.headers["Preference-Applied"] == "wait=20"
 
 
-async def test_one_hold_counts_once_and_leaves_nothing(server: Server, world: World) -> None:
+async def test_wait_for_several_files_is_one_hold_and_leaves_nothing(server: Server, world: World) -> None:
     await put_jobs(world, "D1", "D2", "E", "F")
     answer = ask(server, file_type="D1,D2,E,F", wait="all")
     await server.held()
@@ -172,7 +172,7 @@ async def test_one_hold_counts_once_and_leaves_nothing(server: Server, world: Wo
     assert not list(server.services.holds.keys())
 
 
-async def test_a_drain_ends_it(server: Server, world: World) -> None:
+async def test_wait_for_several_files_ends_at_a_drain(server: Server, world: World) -> None:
     await put_jobs(world, "D1")
     answer = ask(server, wait="any")
     await server.held()
@@ -185,7 +185,7 @@ async def test_a_drain_ends_it(server: Server, world: World) -> None:
 class TestEntityTag:
     """The `ETag`, and `If-None-Match` with `wait=any`."""
 
-    async def test_it_stays_while_nothing_differs_and_says_nothing_of_signatures(
+    async def test_etag_stays_while_only_the_signature_differs(
         self, server: Server, world: World, mongodb_uri: str, s3: S3
     ) -> None:
         await put_jobs(world, "D1", "D2")
@@ -221,7 +221,7 @@ class TestEntityTag:
         assert response.headers["ETag"] != known
         assert response.headers["X-Wait-Result"] == "settled"
 
-    async def test_a_change_between_two_requests_is_not_missed(self, server: Server, world: World) -> None:
+    async def test_if_none_match_notices_a_change_between_two_requests(self, server: Server, world: World) -> None:
         await put_jobs(world, "D1", "D2")
         known = (await ask(server)).headers["ETag"]
         await world.finish(100)
@@ -231,7 +231,7 @@ class TestEntityTag:
         response = await ask(server, wait="any", headers={"If-None-Match": known})
         assert files(response) == [("D1", "waiting"), ("D2", "finished")]
 
-    async def test_a_file_that_is_there_does_not_end_the_hold(self, server: Server, world: World) -> None:
+    async def test_if_none_match_holds_although_a_file_is_finished(self, server: Server, world: World) -> None:
         await put_jobs(world, "D1", "D2")
         await world.finish(100)
         known = (await ask(server)).headers["ETag"]
@@ -240,7 +240,7 @@ class TestEntityTag:
         await world.finish(101)
         assert files(await answer) == [("D1", "finished"), ("D2", "finished")]
 
-    async def test_the_deadline_is_a_200_with_the_same_tag(self, server: Server, world: World) -> None:
+    async def test_if_none_match_ends_at_the_deadline_with_the_same_tag(self, server: Server, world: World) -> None:
         await put_jobs(world, "D1", "D2")
         await remember(server, world, "D1", "D2")
         known = (await ask(server)).headers["ETag"]
@@ -260,7 +260,7 @@ class TestEntityTag:
         assert response.headers["X-Wait-Result"] == result
         assert int(response.headers["Retry-After"]) > 0
 
-    async def test_there_is_never_a_304(self, server: Server, world: World) -> None:
+    async def test_if_none_match_is_never_answered_with_304(self, server: Server, world: World) -> None:
         await remember(server, world, "D1", "D2")
         known = (await ask(server)).headers["ETag"]
         for wait in ({}, {"wait": "all"}):
@@ -270,7 +270,7 @@ class TestEntityTag:
 
 
 @pytest.mark.parametrize("server_options", [{"generated_at_format": "iso"}])
-async def test_both_routes_send_the_configured_format_of_generated_at(server: Server, world: World) -> None:
+async def test_generated_at_has_the_configured_format_on_both_routes(server: Server, world: World) -> None:
     await world.put_job(updated_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC))
     [several, _] = body(await ask(server))["files"]
     assert several["generated_at"] == body(await server.check())["generated_at"] == "2026-03-04 05:06:07"
