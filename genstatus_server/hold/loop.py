@@ -74,6 +74,7 @@ async def hold_until_settled(
             urls = await checker.sign(checked, max(loop.time(), deadline) + LAST_SIGNATURE_SECONDS)
             # Woken while signing: the file or the access may have changed, so check again.
             has_changed = hold.woken and checked.is_confirmed
+            # At its end, a hold without a URL is answered even if it was woken: the client repeats its request.
             if not has_changed or (ended and not checked.is_settled and not any(urls)):
                 return Outcome(checked, urls, ended if ended and not checked.is_settled else WaitResult.SETTLED)
         else:
@@ -86,7 +87,7 @@ async def hold_until_settled(
             pause, retry_at = _FIRST_PAUSE, math.inf
         except retry_on:
             checked = checked.unconfirmed()
-            # The wake is used up, so only this timer brings the next check.
+            # The wake is used up. Without another one, this timer brings the next check.
             retry_at = loop.time() + random.uniform(0.5, 1) * pause
             pause = min(2 * pause, _LONGEST_PAUSE)
 

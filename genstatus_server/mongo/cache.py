@@ -112,8 +112,9 @@ class PendingRead:
 class DocumentCache:
     """The documents in use, at most `size` of each collection. `size` must exceed the documents that holds wait for.
 
-    The cache wakes `holds` itself in two cases that no event reports: a read returned a document that differs from the
-    cached one, or a document was evicted.
+    The cache wakes `holds` itself, beside the keys that `apply` returns, when a read returned a document that differs
+    from the cached one, when an event overtook a read, when a job was found under another key, and when a document was
+    evicted.
     """
 
     def __init__(self, size: int, freshness: Freshness, holds: Holds) -> None:

@@ -114,7 +114,7 @@ class ChangeStreamFollower:
         )
         async with stream as opened:
             if self._resume_token is None:
-                # Nothing is awaited between the two lines: the old cache is dropped before it could be trusted again.
+                # `read_again` drops the old cache before it first awaits: so the old cache is never trusted again.
                 self._freshness.start(after, requested_at)
                 await self._documents.read_again(self._holds.keys(), restart=True)
             self._set_open()

@@ -1,7 +1,7 @@
 """Composition root: opens every resource in one stack, serves until a signal, and closes in reverse.
 
-The order of a shutdown: not ready, end the holds, wait for `shutdown_delay`, stop accepting, let the answers out, then
-close the change stream, S3 and MongoDB.
+The order of a shutdown: not ready, end the holds, wait for `shutdown_delay`, stop accepting, let the answers out, close
+the connections, then the change stream, the reads, S3 and MongoDB.
 """
 
 import asyncio

@@ -145,7 +145,7 @@ class _Supervisor:
             async with asyncio.timeout(self._shutdown.delay + self._kill_seconds):
                 await process.wait()
         except TimeoutError:
-            log.warning("process_killed", pid=process.pid, hint="it did not end within drain_timeout")
+            log.warning("process_killed", pid=process.pid, hint="it did not end in shutdown_delay + drain_timeout")
             process.kill()
             await process.wait()
 

@@ -136,7 +136,9 @@ class Settings:
         "Seconds after SIGTERM for which /readyz is 503 and requests are still accepted; holds end at once.",
     )
     drain_timeout: float = _option(
-        10.0, kinds.seconds(0, 3600), "Seconds from the end of shutdown_delay to the exit, at most."
+        10.0,
+        kinds.seconds(0, 3600),
+        "Seconds from the end of shutdown_delay to the exit, at most; in them, the answers go out.",
     )
     idle_timeout: float = _option(
         120.0,

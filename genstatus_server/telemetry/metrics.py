@@ -81,7 +81,7 @@ class Metrics:
         )
         self.shed = counter("genstatus_shed", "Requests not held because too many were held already.")
         self.wake_seconds = histogram(
-            "genstatus_wake_seconds", "Seconds from the change event to the answer.", buckets=_WAKE_BUCKETS
+            "genstatus_wake_seconds", "Seconds from the wake of a hold to its answer.", buckets=_WAKE_BUCKETS
         )
         self.presign_seconds = histogram(
             "genstatus_presign_seconds",

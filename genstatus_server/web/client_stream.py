@@ -1,4 +1,4 @@
-"""Requests that Tornado's parser refuses: each is answered where it can be, counted by reason, and logged."""
+"""The stream of each client's connection. It answers, counts and logs the requests that Tornado's parser refuses."""
 
 import json
 import re

@@ -159,7 +159,7 @@ class Listener(HTTPServerConnectionDelegate):
             each.close()
 
     async def wait_first_requests(self) -> None:
-        """Wait until the client of every new connection has sent its request, or has had time to."""
+        """Wait until each connection that began to wait for a request in the last second has got one, or has had time."""
         since = self._loop.time() - _NEW_SECONDS
         for _ in range(round(_NEW_SECONDS / _NEW_CHECK_SECONDS)):
             if not any(since < stream.waits_since < math.inf for stream in self._streams()):

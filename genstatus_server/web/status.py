@@ -91,7 +91,7 @@ class StatusHandler(BaseHandler):
     ) -> None:
         # `params` has the values: ten thousand holds would keep a second copy of each.
         self.request.query_arguments = {}
-        result = WaitResult.ERROR
+        result, sent_at = WaitResult.ERROR, None
         try:
             with self.services.holds.hold((*checker.keys, (USERS, login.user.user_id))) as hold:
                 self._hold = hold
@@ -107,22 +107,22 @@ class StatusHandler(BaseHandler):
             if urls is None:
                 self.set_status(CLIENT_GONE)
             else:
-                await self._send_first(self._encode_with_headers(params, checked.jobs, urls, result))
+                self._send(self._encode_with_headers(params, checked.jobs, urls, result))
+                sent_at = asyncio.get_running_loop().time()
+                # Thousands may be answered in this turn of the loop. All answers are sent before the log and the
+                # metrics of the first.
+                await asyncio.sleep(0)
         finally:
             self._log_login(login, params)  # Not before: ten thousand holds would keep it.
-            self._record_end(hold, result)
+            self._record_end(hold, result, sent_at)
         self.finish()
 
-    async def _send_first(self, body: bytes) -> None:
-        """Send the answer. What follows is done in the next turn of the loop.
-
-        Thousands may be answered in this turn. All answers are sent before the log and the metrics of the first.
-        """
+    def _send(self, body: bytes) -> None:
+        """Send the whole answer, without its end as Tornado sees it: `finish` writes the log record, too."""
         self.set_header("Date", date_now())  # Tornado set it when the request came.
         self.set_header("Content-Length", len(body))
         self.write(body)
         self.flush()
-        await asyncio.sleep(0)
 
     def _has_room(self, login: Login) -> bool:
         holds, settings = self.services.holds, self.services.settings
@@ -136,12 +136,12 @@ class StatusHandler(BaseHandler):
             self.log_fields["submission_id"] = params.submission_id
             self.log_fields["file_type"] = ",".join(params.file_types)
 
-    def _record_end(self, hold: Hold, result: WaitResult) -> None:
-        """Add the end of the hold to the log record and to the metrics."""
+    def _record_end(self, hold: Hold, result: WaitResult, sent_at: float | None) -> None:
+        """Add the end of the hold to the log record and to the metrics. `sent_at` is the loop's time of its answer."""
         self.services.metrics.hold_seconds.labels(result.value).observe(hold.held_seconds)
         self.log_fields["wait_result"], self.log_fields["held_ms"] = result.value, round(1000 * hold.held_seconds, 2)
-        if result is WaitResult.SETTLED and hold.woken_at is not None:
-            self.services.metrics.wake_seconds.observe(hold.held_since + hold.held_seconds - hold.woken_at)
+        if result is WaitResult.SETTLED and hold.woken_at is not None and sent_at is not None:
+            self.services.metrics.wake_seconds.observe(sent_at - hold.woken_at)
 
     def _encode_with_headers(
         self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None], result: WaitResult | None

@@ -78,7 +78,7 @@ HEADERS: Final[Mapping[str, tuple[str, Mapping[str, Any], str | int]]] = {
     ),
 }
 #: What all answers may carry; a preflight's; a page's.
-EVERY_ANSWER: Final = (
+HEADERS_OF_EVERY_ANSWER: Final = (
     "X-Request-ID",
     "Cache-Control",
     "X-Content-Type-Options",
@@ -100,7 +100,10 @@ def answer(
     content_types: Iterable[str] = ("application/json",),
 ) -> Object:
     """One answer; without a schema, it has no body."""
-    made: Object = {"description": description, "headers": {name: name for name in (*EVERY_ANSWER, *headers)}}
+    made: Object = {
+        "description": description,
+        "headers": {name: name for name in (*HEADERS_OF_EVERY_ANSWER, *headers)},
+    }
     if schema is not None:
         shown = {name: {"value": value} for name, value in (examples or {}).items()}
         made["content"] = {each: {"schema": schema, "examples": shown} for each in content_types}
