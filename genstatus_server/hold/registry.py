@@ -129,15 +129,13 @@ class HoldRegistry(Generic[K]):
         """The hold that was registered first."""
         return next(iter(self._holds), None)
 
-    def wake(self, keys: Iterable[K] | None) -> None:
-        """Wake the holds that wait for one of `keys`; None wakes all."""
-        if keys is None:
-            for hold in self._holds:
+    def wake(self, keys: Iterable[K] | None) -> bool:
+        """Wake the holds that wait for one of `keys`; None wakes all. Returns whether there are any."""
+        found = [self._holds] if keys is None else [self._by_key[key] for key in keys if key in self._by_key]
+        for holds in found:
+            for hold in holds:
                 hold.wake()
-            return
-        for key in keys:
-            for hold in self._by_key.get(key, ()):
-                hold.wake()
+        return any(found)
 
     def drain(self) -> None:
         """End all present and future holds with `WaitResult.DRAINING`."""

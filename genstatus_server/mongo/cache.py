@@ -39,8 +39,8 @@ class Holds(Protocol):
     def keys(self) -> Collection[Key]:
         """The keys of all holds."""
 
-    def wake(self, keys: Iterable[Key] | None) -> None:
-        """Wake the holds of `keys`, whose documents have changed or may have; None: all holds."""
+    def wake(self, keys: Iterable[Key] | None) -> bool:
+        """Wake the holds of `keys`, whose documents may have changed; None: all. Returns whether there are any."""
 
 
 class Lookup(NamedTuple):

@@ -30,6 +30,9 @@ POLLING_SECONDS: Final = 1.0
 LONGEST_PAUSE: Final = 2.0
 #: Attempts to continue after a resume token. If they fail, the token is dropped and the cache is cleared.
 TOKEN_ATTEMPTS: Final = 2
+#: Seconds until the next request to the change stream, after changes that nobody waits for. The changes of that time
+#: come with one answer, which costs hardly more than a single change.
+REST_SECONDS: Final = 0.005
 #: Seconds between two checks whether a collection has become a view.
 VIEW_CHECK_SECONDS: Final = 30.0
 
@@ -121,9 +124,11 @@ class ChangeStreamFollower:
             await self._apply_batches(opened)
 
     async def _apply_batches(self, stream: ChangeStream) -> None:
-        views_checked_at = _now()
+        views_checked_at, rest = _now(), 0.0
         while stream.alive:
-            has_woken = self._apply(await stream.next_batch())
+            batch = await stream.next_batch(rest)
+            has_woken = self._apply(batch)
+            rest = REST_SECONDS if batch.events and not has_woken else 0
             # Only now: the next stream repeats the events that were not applied.
             self._resume_token, self._token_attempts = stream.resume_token, 0
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:
@@ -134,7 +139,7 @@ class ChangeStreamFollower:
                 await asyncio.sleep(0)
 
     def _apply(self, batch: Batch) -> bool:
-        """Apply the events of `batch`. Returns whether holds may have been woken."""
+        """Apply the events of `batch`. Returns whether it has woken any holds."""
         keys_to_wake: set[Key] | None = set()
         for event in batch.events:
             keys = self._documents.cache.apply(event)
@@ -145,9 +150,7 @@ class ChangeStreamFollower:
         newest = cluster_time(batch.events[-1]["clusterTime"]) if batch.events else None
         if newest is not None or batch.has_caught_up:
             self._freshness.advance(newest, batch.requested_at, batch.newest_time)
-        has_woken = keys_to_wake is None or bool(keys_to_wake)
-        if has_woken:
-            self._holds.wake(keys_to_wake)
+        has_woken = self._holds.wake(keys_to_wake)
         for event in batch.events:
             self._observe_lag(event)
         return has_woken

@@ -114,10 +114,10 @@ class ChangeStream:
         token: Mapping[str, Any] | None = self._stream.resume_token
         return token
 
-    async def next_batch(self) -> Batch:
-        """All events of the next answer."""
+    async def next_batch(self, rest: float = 0) -> Batch:
+        """All events of the next answer, which is requested after `rest` seconds."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _take_batch, self._stream.delegate, self._monitor)
+        return await loop.run_in_executor(self._thread, _take_batch, self._stream.delegate, self._monitor, rest)
 
 
 class Connection:
@@ -267,8 +267,10 @@ class _StreamMonitor(monitoring.CommandListener):
         """A command has failed; its error is raised by the driver."""
 
 
-def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor: _StreamMonitor) -> Batch:
+def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor: _StreamMonitor, rest: float) -> Batch:
     """All events of one answer, taken in a single call in the thread."""
+    if rest:
+        time.sleep(rest)  # In its own thread, which is cheaper than a timer of the loop.
     events: list[Document] = []
     event = stream.try_next()
     while event is not None:

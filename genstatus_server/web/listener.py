@@ -159,7 +159,7 @@ class Listener(HTTPServerConnectionDelegate):
             each.close()
 
     async def wait_first_requests(self) -> None:
-        """Wait until each connection that began to wait for a request in the last second has got one, or has had time."""
+        """Wait for the first requests of new connections, and the next ones of those answered in the last second."""
         since = self._loop.time() - _NEW_SECONDS
         for _ in range(round(_NEW_SECONDS / _NEW_CHECK_SECONDS)):
             if not any(since < stream.waits_since < math.inf for stream in self._streams()):

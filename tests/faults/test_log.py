@@ -154,7 +154,7 @@ async def test_log_is_bounded_while_the_stream_keeps_breaking(
 ) -> None:
     """The trap: each opening looked like the end of the fault, and the next attempt came at once."""
 
-    async def break_off() -> list[Any]:
+    async def break_off(_rest: float) -> list[Any]:
         await clock.sleep(seconds)
         raise AutoReconnect("closed")
 

@@ -36,6 +36,16 @@ async def test_registry_wakes_only_the_holds_of_a_key() -> None:
     assert (len(registry), set(registry.keys()), registry.oldest()) == (0, set(), None)
 
 
+async def test_registry_says_whether_it_has_woken_anybody() -> None:
+    registry = HoldRegistry[tuple[str, int]]()
+    assert not registry.wake(None)
+    with registry.hold((A,)):
+        assert registry.wake([A, B])
+        assert registry.wake(None)
+        assert not registry.wake([B])
+        assert not registry.wake([])
+
+
 async def test_registry_wakes_every_hold() -> None:
     registry = HoldRegistry[tuple[str, int]]()
     with registry.hold((A,)) as first, registry.hold((B,)) as second:

@@ -41,9 +41,10 @@ class Woken:
     def keys(self) -> list[Key]:
         return list(KEYS)
 
-    def wake(self, keys: Iterable[Key] | None) -> None:
+    def wake(self, keys: Iterable[Key] | None) -> bool:
         assert keys is not None
         self.woken += keys
+        return True
 
 
 class Cached:

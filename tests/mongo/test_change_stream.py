@@ -123,6 +123,22 @@ async def test_follower_applies_events_in_order_before_it_wakes() -> None:
         assert made.freshness.position == time_of(9) - 1
 
 
+async def test_follower_rests_only_after_changes_that_nobody_waits_for() -> None:
+    async with following() as made:
+        await made.asked()
+        await made.send(update(6, {}))
+        with made.holds.hold((JOB_KEY,)):
+            await made.send(update(7, {}))
+            await made.send()
+            made.documents.concerned = lambda _: []
+            await made.send(update(8, {}))
+            made.documents.concerned = lambda _: None
+            await made.send(update(9, {}))
+        await made.send(update(10, {}))
+        rest = change_stream.REST_SECONDS
+        assert made.connection.stream.rests == [0, rest, 0, 0, rest, 0, rest]
+
+
 async def test_follower_wakes_everybody_for_an_event_that_may_concern_all() -> None:
     async with following() as made:
         await made.asked()

@@ -68,6 +68,21 @@ async def test_stream_gives_all_events_of_one_answer_at_once(mongodb_uri: str, w
         assert turns < 10  # One for each answer of MongoDB's, and not one for each event.
 
 
+async def test_stream_gives_changes_of_its_rest_at_once(mongodb_uri: str, world: World) -> None:
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
+        assert (await stream.next_batch()).has_caught_up
+        began = asyncio.get_running_loop().time()
+        resting = asyncio.create_task(stream.next_batch(0.5))
+        for number in (1, 2, 3):
+            await insert(world, first=number, count=1)
+        batch = await resting
+        assert batch.requested_at - began >= 0.5
+        found = ids(batch)
+        while len(found) < 3:  # A write may take longer than the rest, on a machine that is busy.
+            found += ids(await batch_with_events(stream))
+        assert found == [1, 2, 3]
+
+
 async def test_stream_has_caught_up_only_where_an_answer_was_empty(mongodb_uri: str, world: World) -> None:
     async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
         await insert(world, count=1)

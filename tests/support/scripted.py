@@ -124,8 +124,10 @@ class ScriptedStream:
         self.alive = True
         self.resume_token: Any = {"after": 0}
         self._answer: asyncio.Future[Batch] | None = None
+        self.rests: list[float] = []
 
-    async def next_batch(self) -> Batch:
+    async def next_batch(self, rest: float = 0) -> Batch:
+        self.rests.append(rest)
         self._answer = asyncio.get_running_loop().create_future()
         return await self._answer
 
