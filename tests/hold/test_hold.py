@@ -166,7 +166,7 @@ async def test_hold_ends_at_every_settled_status(server: Server, world: World, f
     assert (found["job_id"], found["status"], found["url"]) == (100, status, "#")
 
 
-async def test_hold_answers_at_once_what_never_was_waiting(server: Server, world: World) -> None:
+async def test_hold_answers_at_once_if_the_job_is_not_waiting(server: Server, world: World) -> None:
     assert (await settled(held(server)))["status"] == "invalid"
     await world.put_job(file_type="E", **FINISHED)
     assert (await settled(held(server, file_type="E")))["status"] == "finished"
@@ -348,7 +348,7 @@ async def test_hold_of_the_shortest_length_ends_at_its_deadline(server: Server, 
         ({}, "wait=100", 0.5),
     ],
 )
-async def test_hold_has_the_length_in_force(
+async def test_hold_takes_its_length_from_timeout_preference_or_default(
     server: Server, world: World, query: dict[str, Any], prefer: str | None, seconds: float
 ) -> None:
     await world.put_job()

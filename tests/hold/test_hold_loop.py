@@ -175,7 +175,7 @@ async def test_hold_woken_again_and_again_ends_at_its_deadline() -> None:
 
 
 @pytest.mark.parametrize("reason", [WaitResult.DRAINING, WaitResult.GONE])
-async def test_hold_ends_when_it_is_ended(reason: WaitResult) -> None:
+async def test_hold_ends_with_the_reason_it_is_given(reason: WaitResult) -> None:
     held = await Held(Checker(WAITING)).waits()
     held.hold.end(reason)
     outcome = await held.outcome()

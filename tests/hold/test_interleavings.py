@@ -299,7 +299,7 @@ def silence() -> Iterator[None]:
     ],
     ids=lambda beginning: ", ".join(beginning) or "from the request on",
 )
-def test_hold_survives_every_order(beginning: tuple[str, ...]) -> None:
+def test_hold_answers_correctly_in_every_order_of_events(beginning: tuple[str, ...]) -> None:
     pending = [beginning]
     while pending:
         order = pending.pop()

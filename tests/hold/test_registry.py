@@ -68,7 +68,7 @@ async def test_hold_does_not_wait_for_a_wake_that_came_before() -> None:
 
 
 @pytest.mark.parametrize("how", ["wake", "end", "time"])
-async def test_hold_waits_until_something_happens(how: str) -> None:
+async def test_hold_waits_for_a_wake_an_end_or_its_deadline(how: str) -> None:
     registry = HoldRegistry[tuple[str, int]]()
     with registry.hold((A,)) as hold:
         task = asyncio.create_task(hold.wait(now() + (0.01 if how == "time" else 60)))

@@ -167,7 +167,7 @@ def truncated(field: str) -> Event:
         event("insert", JOBS, 101, 8, fullDocument={**JOB, "_id": 101, **FINISHED}),
     ],
 )
-async def test_rule_2_what_is_not_certain_is_dropped_and_wakes(event_of_it: Event) -> None:
+async def test_rule_2_uncertain_event_drops_the_job_and_wakes(event_of_it: Event) -> None:
     cached = Cached().put_all()
     cached.cache.invalidate(JOB_KEY)
     cached.put(JOB_KEY, {**JOB, "upload": {"parts": [1, 2]}})
@@ -176,7 +176,7 @@ async def test_rule_2_what_is_not_certain_is_dropped_and_wakes(event_of_it: Even
 
 
 @pytest.mark.parametrize("fields", [{"lease": {"owner": "a"}}, {"attempts.0": 1}, {"status": "waiting"}])
-async def test_rule_2_what_no_answer_depends_on_wakes_nobody(fields: Mapping[str, Any]) -> None:
+async def test_rule_2_invisible_change_wakes_no_hold(fields: Mapping[str, Any]) -> None:
     cached = Cached().put_all()
     assert cached.apply(update(8, fields)) == []
     assert cached.apply(truncated("log")) == []
@@ -368,13 +368,13 @@ async def test_cache_is_cleared_by_any_other_event(kind: str) -> None:
         (SESSION_KEY, update(8, {"user_id": "11"}, collection="sessions", of=HASH)),
     ],
 )
-async def test_cache_drops_what_access_depends_on(key: Key, change: Event) -> None:
+async def test_cache_drops_deleted_or_invalid_access_documents(key: Key, change: Event) -> None:
     cached = Cached().put_all()
     assert cached.apply(change) == [key]
     assert cached.status() is None
 
 
-async def test_cache_applies_what_access_depends_on() -> None:
+async def test_cache_applies_updates_to_access_documents() -> None:
     cached = Cached().put_all()
     cached.apply(update(8, {"website_admin": True}, collection="users", of=11))
     lookup = cached.cache.lookup(KEYS)
@@ -390,7 +390,7 @@ async def test_cache_keeps_no_session_that_does_not_exist() -> None:
     assert cached.cache.documents([SESSION_KEY]) == {}
 
 
-async def test_cache_wakes_whoever_waits_for_what_it_pushes_out() -> None:
+async def test_cache_wakes_the_holds_of_an_evicted_document() -> None:
     cached = Cached(size=2)
     for number in (1, 2, 3):
         cached.put((JOBS, (number, "D1")), {**JOB, "_id": number, "submission_id": number})
@@ -422,7 +422,7 @@ async def test_cache_that_drops_a_job_forgets_its_id() -> None:
     assert cached.apply(update(8, FINISHED)) == []
 
 
-async def test_cache_wakes_for_what_is_not_cached() -> None:
+async def test_cache_wakes_for_a_change_to_an_uncached_document() -> None:
     assert Cached().apply(update(8, {"user_id": 12}, collection="submissions", of=1)) == [SUBMISSION_KEY]
 
 
@@ -435,7 +435,7 @@ async def test_cache_keeps_a_session_that_is_prolonged() -> None:
     assert session["expires_at"] == moment
 
 
-async def test_cache_takes_a_replaced_job_under_both_its_keys() -> None:
+async def test_cache_reports_both_keys_of_a_replaced_job() -> None:
     cached = Cached().put_all()
     moved = event("replace", "jobs", 100, 8, fullDocument={**JOB, "file_type": "D2"})
     assert set(cached.apply(moved) or ()) == {JOB_KEY, OTHER_KEY}
@@ -450,7 +450,7 @@ async def test_cache_keeps_no_job_that_is_inserted_with_a_strange_id() -> None:
     assert cached.cache.documents([JOB_KEY]) == {}
 
 
-async def test_cache_takes_an_event_of_all_during_a_read() -> None:
+async def test_cache_keeps_no_read_that_a_drop_event_overtook() -> None:
     cached = Cached()
     with cached.cache.reading() as read:
         assert cached.apply({"operationType": "drop", "clusterTime": update(8, {})["clusterTime"]}) is None

@@ -175,7 +175,7 @@ async def test_follower_resumes_behind_what_was_applied() -> None:
 
 
 @pytest.mark.parametrize("attempt", range(1, TOKEN_ATTEMPTS + 1))
-async def test_follower_drops_a_token_that_does_not_bring_it_back(attempt: int) -> None:
+async def test_follower_drops_its_token_after_failed_attempts_to_resume(attempt: int) -> None:
     async with following() as made:
         await made.asked()
         await made.send(update(7, {}))
@@ -210,7 +210,7 @@ async def test_follower_keeps_a_token_that_advances() -> None:
         (RuntimeError("a defect"), False),
     ],
 )
-async def test_follower_keeps_its_token_only_where_it_can_help(error: Exception, *, is_kept: bool) -> None:
+async def test_follower_keeps_its_token_only_after_temporary_errors(error: Exception, *, is_kept: bool) -> None:
     async with following() as made:
         await made.asked()
         await made.send(update(7, {}))
@@ -409,7 +409,7 @@ async def test_follower_pauses_longer_each_time_up_to_a_limit(
 
 
 @pytest.mark.parametrize(("stood", "longest"), [(4.9, 0.8), (5.0, 0.1)])
-async def test_follower_pauses_shortly_after_a_stream_that_stood(
+async def test_follower_resets_its_pause_after_a_stable_stream(
     monkeypatch: pytest.MonkeyPatch, stood: float, longest: float
 ) -> None:
     monkeypatch.setattr(change_stream, "LONGEST_PAUSE", 2.0)

@@ -68,7 +68,7 @@ async def test_stream_gives_all_events_of_one_answer_at_once(mongodb_uri: str, w
         assert turns < 10  # One for each answer of MongoDB's, and not one for each event.
 
 
-async def test_stream_gives_changes_of_its_rest_at_once(mongodb_uri: str, world: World) -> None:
+async def test_stream_collects_the_changes_made_during_its_rest(mongodb_uri: str, world: World) -> None:
     async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
         assert (await stream.next_batch()).has_caught_up
         began = asyncio.get_running_loop().time()
@@ -161,7 +161,7 @@ async def test_stream_begins_behind_the_time_of_a_snapshot(mongodb_uri: str, wor
             assert ids(await batch_with_events(stream)) == [2]
 
 
-async def test_snapshot_read_says_where_something_was_left_over(mongodb_uri: str, world: World) -> None:
+async def test_snapshot_read_reports_an_incomplete_reply(mongodb_uri: str, world: World) -> None:
     async with connected(mongodb_uri, world, for_stream=False) as connection:
         await world.jobs.insert_many([{"_id": number, "message": "x" * 9_000_000} for number in (1, 2)])
         reply = await connection.snapshot_read("jobs", [{"$match": {}}])
@@ -184,7 +184,7 @@ async def test_connection_renews_at_most_once_a_second(mongodb_uri: str, world: 
 
 
 @pytest.mark.parametrize("limit", ["timeoutMS=300", "timeoutMS=50&socketTimeoutMS=50"])
-async def test_stream_has_its_own_limits_whatever_the_uri_says(mongodb_uri: str, world: World, limit: str) -> None:
+async def test_stream_ignores_the_timeouts_of_the_uri(mongodb_uri: str, world: World, limit: str) -> None:
     async with connected(f"{mongodb_uri}&{limit}", world) as connection, streaming(connection) as stream:
         for _ in range(5):
             assert (await stream.next_batch()).has_caught_up

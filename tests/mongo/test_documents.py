@@ -179,7 +179,7 @@ async def test_reader_splits_what_does_not_fit_into_one_reply(room: int) -> None
 
 
 @pytest.mark.parametrize("error", [InvalidBSON("no string"), TOO_LARGE, KeyError("a defect"), ValueError()])
-async def test_reader_gives_everybody_else_theirs_where_one_is_unreadable(error: Exception, records: list[Any]) -> None:
+async def test_reader_reads_the_others_when_one_document_is_unreadable(error: Exception, records: list[Any]) -> None:
     reading = Reading(*jobs(20))
     reading.mongodb.unreadable = lambda document: document["_id"] == 7
     reading.mongodb.error_of_document = error
@@ -214,7 +214,7 @@ async def test_reader_reads_jobs_before_their_access() -> None:
         AutoReconnect("the primary has stepped down"),
     ],
 )
-async def test_reader_tries_again_what_may_pass(error: Exception) -> None:
+async def test_reader_retries_temporary_errors(error: Exception) -> None:
     reading = everything()
     reading.mongodb.errors = [error] * 3
     assert (await reading.read(*ALL)).submission(1)
@@ -223,7 +223,7 @@ async def test_reader_tries_again_what_may_pass(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [OperationFailure("no", 1), ServerSelectionTimeoutError("nobody there")])
-async def test_reader_gives_up_at_once_what_does_not_pass(error: Exception) -> None:
+async def test_reader_does_not_retry_other_errors(error: Exception) -> None:
     reading = everything()
     reading.mongodb.errors = [error]
     with pytest.raises(ServiceUnavailable) as raised:
@@ -280,7 +280,7 @@ async def test_reader_counts_the_queries_of_each_collection() -> None:
     assert reads == {JOBS: 2, SUBMISSIONS: 1, SESSIONS: 1, USERS: None}
 
 
-async def test_reader_does_not_believe_a_primary_behind_the_stream() -> None:
+async def test_reader_retries_a_read_older_than_the_change_stream() -> None:
     reading = everything()
     reading.mongodb.now = 9
 
@@ -293,7 +293,7 @@ async def test_reader_does_not_believe_a_primary_behind_the_stream() -> None:
     assert len(reading.mongodb.reads) == 4
 
 
-async def test_reader_believes_a_standalone_which_names_no_time() -> None:
+async def test_reader_accepts_a_standalone_without_cluster_time() -> None:
     reading = Reading((JOBS, JOB))
     reading.freshness.stop()
     reading.mongodb.now = 0
@@ -365,7 +365,7 @@ async def test_reader_keeps_the_first_of_two_jobs_with_one_key() -> None:
     assert (await reading.read(JOB_KEY)).job(1, "D1").job_id == 100
 
 
-async def test_documents_read_again_wakes_whoever_waits_for_what_differs() -> None:
+async def test_documents_read_again_wakes_the_holds_of_changed_documents() -> None:
     reading = everything()
     await reading.read(*ALL)
     reading.mongodb.stored[-1] = (JOBS, {**JOB, **FINISHED})
@@ -395,14 +395,14 @@ async def test_documents_never_cached_wake_when_read_again() -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_documents_restart_drops_what_nobody_waits_for(*, restart: bool) -> None:
+async def test_documents_restart_drops_documents_without_holds(*, restart: bool) -> None:
     reading = everything()
     await reading.read(*ALL)
     await reading.documents.read_again([JOB_KEY], restart=restart)
     assert (reading.documents.cache.lookup(ALL) is None) is restart
 
 
-async def test_documents_read_again_nothing_where_nobody_waits() -> None:
+async def test_documents_read_again_reads_nothing_without_holds() -> None:
     reading = everything()
     await reading.documents.read_again([], restart=True)
     assert not reading.mongodb.reads

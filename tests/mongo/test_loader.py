@@ -72,7 +72,7 @@ async def test_loader_has_two_reads_under_way_and_batches_the_rest() -> None:
     ]
 
 
-async def test_loader_begins_a_read_after_its_load() -> None:
+async def test_loader_begins_a_new_read_for_a_later_load() -> None:
     reads = Reads()
     await reads.begin(1)
     second = await reads.begin(1)
@@ -94,7 +94,7 @@ async def test_loader_serves_a_load_as_the_last_read_ends() -> None:
 
 
 @pytest.mark.parametrize("leaver", [0, 1])
-async def test_loader_takes_nothing_from_others_when_one_leaves(leaver: int) -> None:
+async def test_loader_serves_the_other_callers_when_one_is_cancelled(leaver: int) -> None:
     reads, deadline = Reads(), asyncio.get_running_loop().time() + 60
     loads = [asyncio.ensure_future(reads.loader.load([1], deadline)) for _ in range(3)]
     await settle()
@@ -156,7 +156,7 @@ async def test_loader_goes_on_after_a_failure() -> None:
     assert load.result() == {1: "1 by 1"}
 
 
-async def test_loader_has_two_reads_under_way_also_after_others() -> None:
+async def test_loader_still_runs_two_reads_after_earlier_ones() -> None:
     reads = Reads()
     for number in range(3):
         await reads.begin(1)
@@ -169,7 +169,7 @@ async def test_loader_has_two_reads_under_way_also_after_others() -> None:
     assert all(load.done() for load in loads)
 
 
-async def test_loader_leaves_an_error_that_nobody_waits_for_alone() -> None:
+async def test_loader_ignores_an_error_after_its_caller_was_cancelled() -> None:
     reads = Reads()
     load = await reads.begin(1)
     load.cancel()

@@ -70,14 +70,14 @@ def test_parse_of_no_document_is_absent() -> None:
     assert [parse(key, None) for key in (SESSION_KEY, SUBMISSION_KEY, USER_KEY)] == [None] * 3
 
 
-def test_parse_warns_of_a_job_that_makes_no_sense(records: list[Any]) -> None:
+def test_parse_warns_of_a_malformed_job(records: list[Any]) -> None:
     job = parse(JOB_KEY, {**JOB, "size": "large"})
     warning = {"event": "job_malformed", "log_level": "warning", "submission_id": 1, "file_type": "D1"}
     assert records == [{**warning, "problems": job.problems}]
     assert len(job.problems) == 1
 
 
-def test_parse_warns_of_a_document_that_lacks_what_is_needed(records: list[Any]) -> None:
+def test_parse_warns_of_a_document_without_a_required_field(records: list[Any]) -> None:
     assert parse(SESSION_KEY, {"_id": HASH, "user_id": 11}) is None
     warning = {"event": "document_malformed", "log_level": "warning", "collection": SESSIONS}
     assert records == [{**warning, "cause": "a field that is needed makes no sense"}]
@@ -90,14 +90,14 @@ class Broken(dict[str, Any]):
         raise ValueError("broken")
 
 
-def test_parse_takes_a_document_that_raises_for_absent(records: list[Any]) -> None:
+def test_parse_treats_a_document_that_raises_as_absent(records: list[Any]) -> None:
     assert parse(JOB_KEY, Broken()).generation_status is GenerationStatus.INVALID
     assert parse(SUBMISSION_KEY, Broken()) is None
     warning = {"event": "document_malformed", "log_level": "warning", "cause": "ValueError: broken"}
     assert records == [{**warning, "collection": JOBS}, {**warning, "collection": SUBMISSIONS}]
 
 
-def test_parse_takes_the_fields_of_access_as_they_are() -> None:
+def test_parse_keeps_the_fields_of_access_documents() -> None:
     moment = datetime(2026, 1, 2, tzinfo=UTC)
     assert parse(SESSION_KEY, {"_id": HASH, "user_id": 11.0, "expires_at": moment}) == LoginSession(11, moment)
     document = {"_id": 1, "user_id": 11, "cgac_code": "097", "frec_code": "1601"}

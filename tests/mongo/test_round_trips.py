@@ -40,7 +40,7 @@ def collections(command: dict[str, Any]) -> list[str]:
     return sorted([command["aggregate"], *others])
 
 
-async def test_request_costs_one_query_with_a_cached_login_else_two(
+async def test_poll_costs_one_query_with_a_cached_login_else_two(
     server: Server, world: World, profiler: Profiler
 ) -> None:
     await world.put_job()
@@ -68,6 +68,6 @@ async def test_poll_with_an_unknown_token_reads_the_session_only(
     assert [collections(each) for each in await profiler.queries()] == [["sessions"]]
 
 
-async def test_requests_without_a_token_cost_no_query(server: Server, profiler: Profiler) -> None:
+async def test_poll_without_a_token_costs_no_query(server: Server, profiler: Profiler) -> None:
     assert (await server.check(None)).code == 401
     assert not await profiler.queries()

@@ -61,7 +61,7 @@ def test_check_reports_missing_privileges(mongodb: SecuredMongoDB) -> None:
     assert check(mongodb.uri("root"))["oplog"] == "ok"
 
 
-def test_each_role_is_enough_for_its_part(tmp_path: Path, mongodb: SecuredMongoDB, s3: S3) -> None:
+def test_roles_have_enough_privileges_for_their_part(tmp_path: Path, mongodb: SecuredMongoDB, s3: S3) -> None:
     assert "make collection jobs" in invoke(mongodb.uri("genstatus_init", NAME), "init-db").stdout
     admin = mongodb.uri("genstatus_admin", NAME)
     invoke(admin, "user", "create", "ada@example.gov")

@@ -244,7 +244,7 @@ async def test_presigner_without_credentials_fails_finished_files_only(
         assert (ready.code, body(ready)["signer"]) == (HTTPStatus.SERVICE_UNAVAILABLE, "no credentials")
 
 
-async def test_credentials_that_cannot_be_fetched_are_none(
+async def test_credentials_that_cannot_be_fetched_count_as_missing(
     world: World,
     mongodb_uri: str,
     s3: S3,

@@ -21,7 +21,7 @@ CREDENTIALS = ReadOnlyCredentials("AKIAEXAMPLE", "secret/+=", "a/session+token==
 
 
 @pytest.mark.parametrize("endpoint_url", [None, "https://s3.example/base/"])
-async def test_signer_signs_any_key_as_the_client_does(endpoint_url: str | None) -> None:
+async def test_signer_signs_any_key_as_botocore_does(endpoint_url: str | None) -> None:
     style = "path" if endpoint_url else "virtual"
     session: Any = get_session()
     session.set_credentials(*CREDENTIALS[:3])
@@ -47,7 +47,7 @@ async def test_signer_caches_a_bounded_number_of_buckets(monkeypatch: pytest.Mon
         assert len(signer.places) == 2
 
 
-async def test_signer_refuses_what_is_no_bucket() -> None:
+async def test_signer_refuses_an_invalid_bucket_name() -> None:
     async with open_signer(region="us-west-2", endpoint_url=None, addressing_style="auto") as signer:
         with pytest.raises(ParamValidationError):
             await signer.sign("no bucket", "D1.csv", "attachment", 60, CREDENTIALS)

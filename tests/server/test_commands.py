@@ -185,14 +185,14 @@ def test_init_db_dry_run_changes_nothing(mongodb_uri: str, sync_mongodb: Client,
     assert init_db("--dry-run").stdout == f"{database_name}: nothing to do\n"
 
 
-def test_init_db_without_mongodb_is_one_clear_line() -> None:
+def test_init_db_reports_an_unreachable_mongodb_in_one_line() -> None:
     error = invoke("init-db", "--mongodb-uri=mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=100").exception
     assert isinstance(error, StartupError)
     assert len(str(error).splitlines()) == 1
     assert isinstance(invoke("init-db").exception, BadSettings)
 
 
-async def test_server_warns_of_what_init_db_would_make(
+async def test_server_warns_of_missing_validators_and_indexes(
     unhurried: None, world: World, mongodb_uri: str, s3: S3, http_client: SimpleAsyncHTTPClient
 ) -> None:
     await world.put_job()

@@ -154,7 +154,7 @@ def test_supervisor_starts_a_process_per_core_and_kills_hanging_ones(
         os.sched_setaffinity(0, cores)
 
 
-def test_usable_cores_are_those_that_it_may_run_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_usable_cores_heed_the_cpu_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -223,7 +223,7 @@ def test_settings_accept_each_default_as_a_value(option: Option) -> None:
 
 
 @each_option
-def test_flag_before_environment_before_file_before_default(option: Option, config: Config) -> None:
+def test_settings_take_flag_before_environment_before_file_before_default(option: Option, config: Config) -> None:
     (in_file, from_file), (in_environment, from_environment), (in_flag, from_flag) = VALUES[option.name].items()
     path = config(f"{option.name} = '{in_file}'")
     flags, environment = {option.name: in_flag}, {option.environment: in_environment}
@@ -271,7 +271,7 @@ def test_settings_report_all_bad_values_together(config: Config) -> None:
     )
 
 
-def test_bad_value_of_a_weaker_source_is_ignored(config: Config) -> None:
+def test_settings_ignore_a_bad_value_of_a_weaker_source(config: Config) -> None:
     settings = load_settings({"port": "1"}, {"GENSTATUS_PORT": "x"}, config("port = 'y'"))
     assert settings.port == 1
 
@@ -321,7 +321,7 @@ def test_settings_hide_a_password(uri: str) -> None:
 
 
 @each_option
-def test_bad_value_is_not_repeated_in_the_error(option: Option) -> None:
+def test_settings_do_not_repeat_a_bad_value_in_errors(option: Option) -> None:
     if option.name != "cors_origins":  # There are several, and the bad one has to be found.
         assert "SECRET" not in "".join(refused({option.name: "SECRET \0"}))
 
@@ -348,7 +348,7 @@ def test_settings_name_unknown_variables_and_the_option_they_resemble() -> None:
     }
 
 
-def test_port_of_a_kubernetes_service_is_explained() -> None:
+def test_settings_explain_the_port_of_a_kubernetes_service() -> None:
     (line,) = refused({}, KUBERNETES)
     assert line.startswith("GENSTATUS_PORT: is the address of a Kubernetes Service called genstatus, not a port")
     assert "enableServiceLinks: false" in line

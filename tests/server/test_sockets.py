@@ -92,7 +92,7 @@ def test_unix_socket_of_a_running_server_is_not_taken(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_address_that_cannot_be_used_is_named(address: str, why: str) -> None:
+def test_open_sockets_names_an_unusable_address(address: str, why: str) -> None:
     with pytest.raises(StartupError, match=f"^cannot listen on .*{why}.*$"):
         open_sockets(load_settings({"address": address}, {}))
     gc.collect()  # Tornado does not close a socket that it cannot bind; Python warns of it here.

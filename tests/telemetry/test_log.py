@@ -46,7 +46,7 @@ def fill(end: int) -> int:
     return filled
 
 
-def test_log_writer_drops_and_counts_what_nobody_reads() -> None:
+def test_log_writer_drops_and_counts_records_that_nobody_reads() -> None:
     with pipe() as (reader, end):
         filled = fill(end)  # So not a single record is written before the pipe is read.
         writer, record, count = writer_on(end), "x" * 99, 30_000
@@ -156,7 +156,7 @@ def test_log_writes_records_of_this_and_of_libraries_as_json(written: Callable[[
     assert all("ValueError: defect" in record["exception"] for record in records[-2:])
 
 
-def test_log_for_humans_escapes_what_a_terminal_obeys(written: Callable[[str], Callable[[], str]]) -> None:
+def test_log_for_humans_escapes_control_characters(written: Callable[[str], Callable[[], str]]) -> None:
     read = written("human")
     log.warning("a", path="/\x1b[2J\x9b2J\x85\x7f\u202e\nforged", number=1)
     logging.getLogger("library").warning("\x9d0;title")
@@ -218,7 +218,7 @@ def test_cause_is_one_plain_line_without_the_drivers_details(mongodb_uri: str) -
     assert log.cause(errors[-1]) == "OperationFailure: not authorized on a to execute command"
 
 
-def test_cause_names_what_is_behind_an_error() -> None:
+def test_cause_names_the_underlying_error() -> None:
     error = RuntimeError("outer")
     error.__cause__ = TimeoutError()
     assert log.cause(error) == "TimeoutError"

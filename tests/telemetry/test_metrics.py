@@ -40,7 +40,7 @@ async def test_metrics_show_the_oldest_hold_and_the_oldest_job(server: Server, w
     assert value(server, "genstatus_oldest_waited_job_seconds") == 0
 
 
-async def test_job_without_updated_at_has_no_age(server: Server, world: World) -> None:
+async def test_metrics_show_no_age_for_a_job_without_updated_at(server: Server, world: World) -> None:
     await world.put_job()
     waiting = asyncio.create_task(server.check(wait="true"))
     await server.held()
@@ -49,7 +49,7 @@ async def test_job_without_updated_at_has_no_age(server: Server, world: World) -
     await waiting
 
 
-async def test_signatures_and_the_lag_of_the_change_stream_are_timed(server: Server, world: World) -> None:
+async def test_metrics_time_signatures_and_the_lag_of_the_change_stream(server: Server, world: World) -> None:
     seen = value(server, "genstatus_change_stream_lag_seconds_count")
     await world.put_job()
     await world.finish()
@@ -60,7 +60,7 @@ async def test_signatures_and_the_lag_of_the_change_stream_are_timed(server: Ser
     assert value(server, "genstatus_change_stream_lag_seconds_sum") < 30
 
 
-async def test_cached_documents_count_as_hits(server: Server, world: World) -> None:
+async def test_metrics_count_cached_documents_as_hits(server: Server, world: World) -> None:
     await world.put_job()
 
     def counted(collection: str) -> tuple[float, float]:

@@ -133,7 +133,7 @@ def test_log_of_a_serving_server_has_no_secret(tmp_path: Path, secret_uri: str, 
 
 
 @pytest.mark.parametrize("log_format", ["json", "human"])
-def test_libraries_on_debug_level_write_no_secret(
+def test_log_of_libraries_on_debug_level_has_no_secret(
     tmp_path: Path, secret_uri: str, prepared: str, s3: S3, log_format: str
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(ON_DEBUG_LEVEL)

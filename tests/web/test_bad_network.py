@@ -120,7 +120,7 @@ async def test_client_requests_again_after_a_hold_is_cut(
     assert network.requests == 5
 
 
-async def test_gateways_that_answer_in_the_servers_place(
+async def test_client_requests_again_after_errors_of_a_gateway(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()
@@ -157,7 +157,7 @@ async def test_client_cancels_a_lost_request_after_the_grace(
     assert network.requests == 2
 
 
-async def test_holds_that_are_shorter_than_the_idle_limit_never_fail(
+async def test_client_loses_no_hold_shorter_than_the_idle_limit(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     # 25 s and 30 s in the large: no hold is cut, but the connection that is kept for the next question may be.
@@ -175,7 +175,7 @@ async def test_holds_that_are_shorter_than_the_idle_limit_never_fail(
     assert min(after - before for before, after in itertools.pairwise(network.times)) >= 1 - machine.seconds
 
 
-async def test_client_ends_holds_longer_than_the_idle_limit(
+async def test_client_requests_again_after_the_idle_limit_cuts_a_hold(
     patient: Patient, network: BadNetwork, server: Server, world: World
 ) -> None:
     await world.put_job()

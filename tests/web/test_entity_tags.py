@@ -18,5 +18,5 @@ def test_opaque_tags_ignore_what_is_no_tag(header: str) -> None:
     assert opaque_tags([header]) == frozenset()
 
 
-def test_tags_are_found_in_every_header() -> None:
+def test_opaque_tags_read_every_header() -> None:
     assert opaque_tags(['W/"a", "b,c"', '"gzip", "d-gzipped"', '"-gzip"']) == {"a", "b,c", "gzip", "d-gzipped", ""}

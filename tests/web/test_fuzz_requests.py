@@ -196,7 +196,7 @@ async def test_route_ignores_a_body_on_a_get(server: Server) -> None:
         assert json.loads(first_body(answer))["file_type"] == "D1"
 
 
-async def test_requests_in_one_go_are_answered_in_their_order(server: Server) -> None:
+async def test_server_answers_pipelined_requests_in_order(server: Server) -> None:
     sent = [request(ROUTE.encode() + b"?submission_id=1&file_type=" + name) for name in (b"D1", b"X", b"D2", b"E")]
     answer = await check(server, *sent)
     assert statuses(answer) == [200, 400, 200, 200, 200]
@@ -208,7 +208,7 @@ async def test_server_answers_http_1_0_and_closes(server: Server) -> None:
     assert statuses(await check(server, sent)) == [200]
 
 
-async def test_parse_accepts_a_query_of_many_kilobytes(server: Server) -> None:
+async def test_server_answers_a_query_of_many_kilobytes(server: Server) -> None:
     for filler in (b"&x=" + b"y" * 30_000, b"&x" * 15_000, b"&x=%20" * 5000):
         answer = await check(server, request(USUAL + filler))
         assert statuses(answer) in ([200, 200], [400]), filler[:10]

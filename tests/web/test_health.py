@@ -93,7 +93,7 @@ async def test_readyz_fails_soon_without_mongodb_and_livez_does_not(lost: Server
     assert await metric(lost, "genstatus_change_stream_up") == 0
 
 
-async def test_request_without_mongodb_is_503_with_retry_after(lost: Server) -> None:
+async def test_route_answers_503_with_retry_after_without_mongodb(lost: Server) -> None:
     for wait in ("false", "true"):
         began = time.monotonic()
         response = await lost.check(wait=wait)
@@ -157,7 +157,7 @@ async def test_metrics_have_the_documented_types_and_labels(server: Server, worl
                 assert set(sample.labels) == labels, name
 
 
-async def test_requests_are_counted_by_their_status(server: Server, world: World) -> None:
+async def test_metrics_count_requests_by_status(server: Server, world: World) -> None:
     asked: dict[str, Callable[[], Awaitable[HTTPResponse]]] = {
         "200": server.check,
         "400": lambda: server.check(file_type="X"),
@@ -175,7 +175,7 @@ async def test_requests_are_counted_by_their_status(server: Server, world: World
         assert await metric(server, "genstatus_requests_total", status=status) == before + number + own
 
 
-async def test_holds_are_counted_while_they_last_and_when_they_end(server: Server, world: World) -> None:
+async def test_metrics_count_holds_while_held_and_when_they_end(server: Server, world: World) -> None:
     async def ended(result: str) -> float:
         return await metric(server, "genstatus_hold_seconds_count", result=result)
 

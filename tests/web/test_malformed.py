@@ -141,7 +141,7 @@ async def test_malformed_request_is_logged_once_a_second(monkeypatch: pytest.Mon
     assert "a-secret-token" not in repr(records)
 
 
-async def test_requests_before_a_malformed_one_are_answered() -> None:
+async def test_listener_answers_requests_before_a_malformed_one() -> None:
     async with bare() as server:
         everything = await received(server.address, (HEAD + b"\r\n") * 3 + b"garbage\r\n\r\n")
     assert re.findall(rb"HTTP/1.1 (\d+)", everything) == [b"200", b"200", b"200", b"400"]
@@ -165,7 +165,7 @@ async def test_client_that_sends_on_after_a_refusal_is_cut() -> None:
                 await asyncio.wait_for(go_on(), DEADLINE)
 
 
-async def test_absolute_form_is_served(server: Server) -> None:
+async def test_server_serves_an_absolute_url_by_its_path(server: Server) -> None:
     url = urlsplit(server.base_url)
     for target, status in [
         (f"{server.base_url}/livez", 200),

@@ -170,7 +170,7 @@ async def test_route_answers_years_below_1000_with_four_digits(server: Server, w
     assert answer["generated_at"] == "06/05/0987 04:03:02"
 
 
-async def test_file_types_are_jobs_of_their_own(server: Server, world: World) -> None:
+async def test_route_answers_each_file_type_with_its_own_job(server: Server, world: World) -> None:
     for job_id, file_type in enumerate(("D1", "D2", "E", "F"), 200):
         await world.put_job(job_id, file_type)
     for job_id, file_type in enumerate(("D1", "D2", "E", "F"), 200):
@@ -290,12 +290,12 @@ async def test_route_requires_a_submission_id(server: Server) -> None:
 # The order of errors
 
 
-async def test_401_comes_before_what_is_missing(server: Server) -> None:
+async def test_route_requires_a_login_before_it_names_missing_parameters(server: Server) -> None:
     response = await server.check(None, submission_id=None, file_type="x")
     assert (response.code, body(response)) == (HTTPStatus.UNAUTHORIZED, LOGIN_REQUIRED)
 
 
-async def test_401_comes_before_what_is_invalid(server: Server) -> None:
+async def test_route_requires_a_login_before_it_names_invalid_parameters(server: Server) -> None:
     response = await server.check("unknown", submission_id="x", wait="x")
     assert (response.code, body(response)) == (HTTPStatus.UNAUTHORIZED, LOGIN_REQUIRED)
 
@@ -319,12 +319,12 @@ async def test_route_refuses_an_unknown_submission(server: Server) -> None:
     assert (response.code, body(response)) == (HTTPStatus.BAD_REQUEST, NO_SUCH_SUBMISSION)
 
 
-async def test_403_for_who_may_not_view(server: Server) -> None:
+async def test_route_answers_403_to_a_user_without_access(server: Server) -> None:
     response = await server.check("stranger")
     assert (response.code, body(response)) == (HTTPStatus.FORBIDDEN, FORBIDDEN)
 
 
-async def test_job_is_not_read_before_login_and_parameters_are_right(server: Server, world: World) -> None:
+async def test_route_reads_no_job_before_login_and_valid_parameters(server: Server, world: World) -> None:
     await world.put_job(status="bogus")  # Were it read, it would be warned of.
     early: list[tuple[str | None, Document, int]] = [
         (None, {}, 401),
@@ -500,7 +500,7 @@ async def test_route_refuses_a_user_without_access(server: Server, world: World)
         assert (response.code, body(response)) == (HTTPStatus.FORBIDDEN, FORBIDDEN), (user, submission)
 
 
-async def test_route_takes_true_for_no_user_id(server: Server, world: World) -> None:
+async def test_route_does_not_accept_true_as_a_user_id(server: Server, world: World) -> None:
     await world.users.insert_one({"_id": 1})
     await world.log_in("one", 1)
     await world.submissions.insert_one({"_id": 5, "user_id": True})

@@ -151,7 +151,7 @@ async def test_wait_ends_at_the_deadline_with_a_200(server: Server, world: World
     assert response.headers["X-Wait-Result"] == "deadline"
 
 
-async def test_statuses_take_a_preference_for_all(server: Server, world: World) -> None:
+async def test_statuses_read_a_preference_as_wait_all(server: Server, world: World) -> None:
     await put_jobs(world, "D1", "D2")
     answer = ask(server, headers={"Prefer": "wait=20"})
     await server.held()
