@@ -139,6 +139,23 @@ async def test_follower_rests_only_after_changes_that_nobody_waits_for() -> None
         assert made.connection.stream.rests == [0, rest, 0, 0, rest, 0, rest]
 
 
+async def test_follower_yields_to_woken_holds_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded(delay: float) -> None:
+        delays.append(delay)
+        await sleep(0)
+
+    async with following() as made:
+        await made.asked()
+        monkeypatch.setattr(asyncio, "sleep", recorded)
+        with made.holds.hold((JOB_KEY,)):
+            await made.send(update(6, {}))
+        monkeypatch.undo()
+    assert set(delays) == {0}
+
+
 async def test_follower_wakes_everybody_for_an_event_that_may_concern_all() -> None:
     async with following() as made:
         await made.asked()
