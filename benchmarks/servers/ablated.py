@@ -7,6 +7,7 @@ The switches stand here and not in the product. Each replaces what is quick by w
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -126,7 +127,8 @@ def answers_first() -> None:
 def log_thread() -> None:
     """Each record is rendered, scrubbed and written at once."""
 
-    def write(self: Any, record: Any) -> None:
+    def write(self: Any, level: str, action: str, fields: Mapping[str, Any]) -> None:
+        record = log.Record(level, action, fields, time.time())
         vars(log.LogWriter)["_write_out"](self, list(vars(log.LogWriter)["_rendered"](self, [record])))
 
     replace(log.LogWriter, "write", write)

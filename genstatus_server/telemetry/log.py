@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import structlog
 from tornado.iostream import StreamBufferFullError
@@ -38,8 +38,6 @@ _DRIVER_DETAILS: Final = re.compile(
 _LONGEST_CAUSE: Final = 300
 #: What a terminal obeys, or shows elsewhere than it stands.
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-
-R = TypeVar("R")
 
 _encode: Final = json.JSONEncoder(default=str).encode
 _logger: Any = structlog.get_logger("genstatus_server")
@@ -113,12 +111,7 @@ def set_up(log_format: str) -> None:
     render = _human_renderer(colors=is_terminal) if is_human else _json_line
     # Where standard error is closed, its number may be that of another file by now.
     descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
-    _writer = LogWriter(
-        descriptor,
-        render,
-        join,
-        lambda count: Record("warning", "log_records_dropped", {"records": count}, time.time()),
-    )
+    _writer = LogWriter(descriptor, render)
     logging.basicConfig(level=logging.WARNING, handlers=[_LibraryRecords()], force=True)
     logging.captureWarnings(capture=True)
     logging.getLogger("tornado.application").addFilter(_is_no_flood)
@@ -131,7 +124,7 @@ def write(level: str, action: str, fields: Mapping[str, Any]) -> None:
     if _writer is None:
         getattr(_logger, level)(action, **fields)
     else:
-        _writer.write(Record(level, action, fields, time.time()))
+        _writer.write(level, action, fields)
 
 
 class _LibraryRecords(logging.Handler):
@@ -199,31 +192,22 @@ def join(records: Sequence[str]) -> str:
 
 
 #: Set by `set_up`; without a writer, structlog writes in its own way.
-_writer: "LogWriter[Record] | None" = None
+_writer: "LogWriter | None" = None
 
 
-class LogWriter(Generic[R]):
+class LogWriter:
     """Writes log records to a file descriptor, in a separate thread. `write` never blocks.
 
-    In the thread, `render` makes a text of a record, and `join` one of several texts. A record that finds no room, or
-    cannot be rendered or written, is dropped and counted. Once writing works again, the record that `dropped_record`
-    makes says how many.
+    In the thread, `render` makes a line of a record. A record that finds no room, or cannot be rendered or written, is
+    dropped and counted. Once writing works again, the record `log_records_dropped` says how many.
     """
 
-    def __init__(
-        self,
-        descriptor: int,
-        render: Callable[[R], str],
-        join: Callable[[Sequence[str]], str],
-        dropped_record: Callable[[int], R],
-    ) -> None:
+    def __init__(self, descriptor: int, render: Callable[[Record], str]) -> None:
         self.dropped = 0
         self._descriptor = descriptor
         self._render = render
-        self._join = join
-        self._dropped_record = dropped_record
         self._reported_drops = 0
-        self._records: list[R] = []
+        self._records: list[Record] = []
         self._is_writing = False
         # Its lock is reentrant: a record may be written by a destructor that runs in the middle of `write`.
         #: Notified when records are added or written.
@@ -232,13 +216,13 @@ class LogWriter(Generic[R]):
         threading.Thread(target=self._run, name="log", daemon=True).start()
         atexit.register(self.wait_written)
 
-    def write(self, record: R) -> None:
-        """Have this record written soon."""
+    def write(self, level: str, action: str, fields: Mapping[str, Any]) -> None:
+        """Have a record written soon."""
         with self.changed:
             if len(self._records) >= _ROOM:
                 self.dropped += 1
                 return
-            self._records.append(record)
+            self._records.append(Record(level, action, fields, time.time()))
             if len(self._records) == 1:
                 self.changed.notify_all()
 
@@ -260,7 +244,7 @@ class LogWriter(Generic[R]):
             for group in _groups(self._rendered(records)):
                 self._write_out(group)
 
-    def _rendered(self, records: Iterable[R]) -> Iterator[str]:
+    def _rendered(self, records: Iterable[Record]) -> Iterator[str]:
         for record in records:
             try:
                 yield self._render(record)
@@ -272,7 +256,8 @@ class LogWriter(Generic[R]):
             self._send(group)
             if self._reported_drops < self.dropped:
                 dropped = self.dropped - self._reported_drops
-                self._send([self._render(self._dropped_record(dropped))])
+                record = Record("warning", "log_records_dropped", {"records": dropped}, time.time())
+                self._send([self._render(record)])
                 self._reported_drops += dropped
         except OSError:  # The reader is gone, or the disk is full.
             self._drop(len(group))
@@ -282,7 +267,7 @@ class LogWriter(Generic[R]):
             self.dropped += count
 
     def _send(self, records: Sequence[str]) -> None:
-        left = memoryview(self._join(records).encode(errors="backslashreplace"))
+        left = memoryview(join(records).encode(errors="backslashreplace"))
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]

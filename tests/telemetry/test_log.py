@@ -31,8 +31,18 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(writer)
 
 
-def writer_on(descriptor: int) -> LogWriter[str]:
-    return LogWriter(descriptor, str, "".join, lambda count: f"dropped {count}\n")
+def writer_on(descriptor: int) -> LogWriter:
+    """A writer whose lines are the actions of the records, with the values of their fields."""
+    return LogWriter(descriptor, lambda record: " ".join([record.action, *map(str, record.fields.values())]) + "\n")
+
+
+def write(writer: LogWriter, action: str) -> None:
+    writer.write("info", action, {})
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError
 
 
 def fill(end: int) -> int:
@@ -51,29 +61,28 @@ def test_log_writer_drops_and_counts_records_that_nobody_reads() -> None:
         filled = fill(end)  # So not a single record is written before the pipe is read.
         writer, record, count = writer_on(end), "x" * 99, 30_000
         for _ in range(count):
-            writer.write(f"{record}\n")
+            write(writer, record)
         dropped = writer.dropped
         assert 0 < dropped < count
         writer.wait_written(0.01)  # It gives up.
         written = b""
         while written.count(b"\n") < filled + count - dropped + 1:
             written += os.read(reader, 1 << 20)
-        writer.write("after\n")
+        write(writer, "after")
         while not written.endswith(b"after\n"):
             written += os.read(reader, 1 << 20)
         lines = written[filled:].decode().splitlines()
         assert lines.count(record) == count - dropped
-        assert set(lines) == {record, f"dropped {dropped}", "after"}
+        assert set(lines) == {record, f"log_records_dropped {dropped}", "after"}
 
 
 def test_log_writer_drops_what_cannot_be_rendered() -> None:
-    texts = {"good": "good\n", "dropped 1\n": "dropped 1\n"}
     with pipe() as (reader, end):
-        writer = LogWriter[str](end, texts.__getitem__, "".join, "dropped {}\n".format)
-        writer.write("bad")
-        writer.write("good")
+        writer = writer_on(end)
+        writer.write("info", "bad", {"value": Unprintable()})
+        write(writer, "good")
         writer.wait_written(10)
-        assert os.read(reader, 100) == b"good\ndropped 1\n"
+        assert os.read(reader, 100) == b"good\nlog_records_dropped 1\n"
 
 
 def test_log_writer_survives_a_reader_that_is_gone(tmp_path: Path) -> None:
@@ -81,14 +90,14 @@ def test_log_writer_survives_a_reader_that_is_gone(tmp_path: Path) -> None:
     writer = writer_on(end)
     os.close(reader)
     for _ in range(3):
-        writer.write("lost\n")
+        write(writer, "lost")
     wait_until(lambda: writer.dropped == 3, "they are counted")
     with (tmp_path / "log").open("wb") as file:
         os.dup2(file.fileno(), end)
-        writer.write("kept\n")
+        write(writer, "kept")
         writer.wait_written(10)
     os.close(end)
-    assert (tmp_path / "log").read_text() == "kept\ndropped 3\n"
+    assert (tmp_path / "log").read_text() == "kept\nlog_records_dropped 3\n"
 
 
 def test_log_writer_waits_for_a_pipe_that_another_made_nonblocking() -> None:
@@ -96,8 +105,8 @@ def test_log_writer_waits_for_a_pipe_that_another_made_nonblocking() -> None:
         os.set_blocking(end, False)
         writer = writer_on(end)
         expected = "".join(f"{number:01000}\n" for number in range(200))  # More than fits into the pipe.
-        for line in expected.splitlines(keepends=True):
-            writer.write(line)
+        for line in expected.splitlines():
+            write(writer, line)
         read = b""
         while len(read) < len(expected):
             read += os.read(reader, 65536)
@@ -109,7 +118,7 @@ def test_log_writer_takes_a_record_written_by_a_destructor() -> None:
     with pipe() as (reader, end):
         writer = writer_on(end)
         with writer.changed:
-            writer.write("in the middle\n")
+            write(writer, "in the middle")
         assert os.read(reader, 100) == b"in the middle\n"
 
 
