@@ -76,6 +76,7 @@ async def measure(database: Database, *, lists: bool) -> None:
         await asyncio.sleep(0.5)  # The events of these writes.
         for _ in range(3):
             await client.request(path(job_id))
+        await asyncio.sleep(1)  # The heartbeat: the change stream has passed the time of the read.
         show("a poll of cached documents", await count(lambda: client.request(path(job_id))), lists=lists)
         answer = asyncio.create_task(client.request(hold_path(held_id)))
         while not services.holds.waiting():  # noqa: ASYNC110 - nothing else says so

@@ -65,10 +65,6 @@ class Job:
     updated_at: datetime | None = None
     problems: tuple[str, ...] = ()
 
-    def __hash__(self) -> int:
-        """Hash only the fields that tell generations apart. The cache of answers hashes a job for each request."""
-        return hash((self.job_id, self.key, self.updated_at))
-
     @property
     def is_settled(self) -> bool:
         """Whether a request for this job is answered at once."""

@@ -187,8 +187,7 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     listener.stop_listening()
     try:
         async with asyncio.timeout(services.settings.drain_timeout):
-            await listener.wait_first_requests()
-            await services.in_flight.wait_empty()
+            await listener.wait_answered(lambda: services.in_flight)
     except TimeoutError:
         log.warning("drain_timeout", hint="some clients did not take their answer in time")
     await listener.close_connections()

@@ -18,8 +18,8 @@ from genstatus_server.web.params import StatusParams
 #: Seconds that all reads of one check may take together.
 CHECK_SECONDS: Final = 2.5
 
-#: Whether the jobs, as they are now, end the request's wait.
-EndsWait = Callable[[Sequence[Job]], bool]
+#: Whether the jobs, as they are now, end the request's wait. None: they do when none of them is `waiting`.
+EndsWait = Callable[[Sequence[Job]], bool] | None
 
 
 @dataclass(slots=True)
@@ -93,7 +93,9 @@ class StatusChecker:
             job = lookup.job(submission_id, file_type)
             is_finished = job.generation_status is GenerationStatus.FINISHED
             jobs.append(await self._presigner.signable(job) if is_finished else job)
-        return StatusCheck(jobs, self._ends_wait(jobs), login)
+        if self._ends_wait is not None:
+            return StatusCheck(jobs, self._ends_wait(jobs), login)
+        return StatusCheck(jobs, GenerationStatus.WAITING not in [job.generation_status for job in jobs], login)
 
     async def _load(self, deadline: float) -> Lookup:
         deadline = min(deadline, asyncio.get_running_loop().time() + CHECK_SECONDS)

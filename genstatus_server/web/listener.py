@@ -9,10 +9,11 @@ import re
 import resource
 import socket
 import sys
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
@@ -55,64 +56,54 @@ _LINGER_SECONDS: Final = 1.0
 _MAX_DISCARDED: Final = 64
 #: Seconds that the client of a new connection may take to send its request, when the server stops.
 _NEW_SECONDS: Final = 1.0
-_NEW_CHECK_SECONDS: Final = 0.02
+#: Seconds between two checks whether all answers were sent, when the server stops.
+_CHECK_SECONDS: Final = 0.02
 _SCHEME_AND_HOST: Final = re.compile("https?://[^/?]*", re.IGNORECASE)
 
 
-class _Request(HTTPServerRequest):
-    """A request whose query is parsed once for many that are alike."""
-
-    def __init__(self, start_line: RequestStartLine, **kwargs: Any) -> None:
-        method, target, version = start_line
-        url = None if target.startswith("/") else _SCHEME_AND_HOST.match(target)
-        if url is not None:  # A whole URL instead of a path (RFC 9112, 3.2.2).
-            target = f"/{target[url.end() :].removeprefix('/')}"
-        path, _, query = target.partition("?")
-        # Tornado would parse each query anew, and copy what it finds.
-        super().__init__(start_line=RequestStartLine(method, path, version), **kwargs)
-        self.uri, self.query = target, query
-        try:
-            self.query_arguments = parse_query(query)
-        except ValueError as error:
-            raise HTTPInputError(f"Invalid query string: {error}") from error
-
-
+@dataclass(slots=True, eq=False)  # Slots: it stays for the length of a hold.
 class _Exchange(HTTPMessageDelegate):
     """One request on a connection, passed on to its handler. It notes at the stream that the request has arrived."""
 
-    __slots__ = ("_application", "_connection", "_handler", "_server_conn")  # It stays for the length of a hold.
-
-    def __init__(
-        self, application: Application, server_conn: HTTP1ServerConnection, connection: HTTPConnection
-    ) -> None:
-        self._application = application
-        self._server_conn = server_conn
-        self._connection = connection
-        self._handler: HTTPMessageDelegate | None = None
+    application: Application
+    server_conn: HTTP1ServerConnection
+    connection: HTTPConnection
+    handler: HTTPMessageDelegate | None = None
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        cast("ClientStream", self._server_conn.stream).waits_since = math.inf
-        request = _Request(
-            cast("RequestStartLine", start_line),
+        cast("ClientStream", self.server_conn.stream).waits_since = math.inf
+        method, target, version = cast("RequestStartLine", start_line)
+        url = None if target.startswith("/") else _SCHEME_AND_HOST.match(target)
+        if url is not None:  # A whole URL instead of a path (RFC 9112, 3.2.2).
+            target = f"/{target[url.end() :].removeprefix('/')}"
+        path, _, query = target.partition("?")
+        request = HTTPServerRequest(
+            start_line=RequestStartLine(method, path, version),
             headers=headers,
-            connection=self._connection,
-            server_connection=self._server_conn,
+            connection=self.connection,
+            server_connection=self.server_conn,
         )
-        self._handler = self._application.find_handler(request)
-        return self._handler.headers_received(start_line, headers)
+        # Tornado would parse each query anew, and copy what it finds. Here it is parsed once for many that are alike.
+        request.uri, request.query = target, query
+        try:
+            request.query_arguments = parse_query(query)
+        except ValueError as error:
+            raise HTTPInputError(f"Invalid query string: {error}") from error
+        self.handler = self.application.find_handler(request)
+        return self.handler.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return self._handler.data_received(chunk) if self._handler else None
+        return self.handler.data_received(chunk) if self.handler else None
 
     def finish(self) -> None:
-        if self._handler:
-            self._handler.finish()
+        if self.handler:
+            self.handler.finish()
 
     def on_connection_close(self) -> None:
-        if self._handler:
-            self._handler.on_connection_close()
+        if self.handler:
+            self.handler.on_connection_close()
 
 
 class Listener(HTTPServerConnectionDelegate):
@@ -158,13 +149,20 @@ class Listener(HTTPServerConnectionDelegate):
         for each in self._sockets:
             each.close()
 
-    async def wait_first_requests(self) -> None:
-        """Wait for the first requests of new connections, and the next ones of those answered in the last second."""
-        since = self._loop.time() - _NEW_SECONDS
-        for _ in range(round(_NEW_SECONDS / _NEW_CHECK_SECONDS)):
-            if not any(since < stream.waits_since < math.inf for stream in self._streams()):
-                return
-            await asyncio.sleep(_NEW_CHECK_SECONDS)
+    async def wait_answered(self, has_requests: Callable[[], object]) -> None:
+        """Wait until there are no more requests, by `has_requests`, and all answers were handed to the system.
+
+        For a second at most, also wait for the first request of a new connection, and for the next one of a connection
+        that was answered in the last second.
+        """
+        began = self._loop.time()
+
+        def expects(stream: ClientStream) -> bool:
+            is_new = began - _NEW_SECONDS < stream.waits_since < math.inf
+            return stream.writing() or (is_new and self._loop.time() < began + _NEW_SECONDS)
+
+        while has_requests() or any(map(expects, self._streams())):  # noqa: ASYNC110 - Tornado's streams set no event.
+            await asyncio.sleep(_CHECK_SECONDS)
 
     async def close_connections(self) -> None:
         """Close every connection, whatever is going on there."""

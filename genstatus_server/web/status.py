@@ -4,23 +4,23 @@ Each request is answered at once or held, from its parameters to its answer.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from genstatus_server.hold.loop import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
 from genstatus_server.hold.registry import Hold, WaitResult
 from genstatus_server.model.access import Login, hash_token
 from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
-from genstatus_server.model.jobs import Job
+from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.mongo.queries import SESSIONS, USERS
 from genstatus_server.web.answers import encode_answer, encode_answer_about_several, entity_tag, opaque_tags
-from genstatus_server.web.base import CLIENT_GONE, BaseHandler, date_now, retry_after
+from genstatus_server.web.base import CLIENT_GONE, POLL_SECONDS, BaseHandler, date_now, retry_after
 from genstatus_server.web.check import CHECK_SECONDS, EndsWait, StatusChecker, load_login
 from genstatus_server.web.params import Query, StatusParams, parse_params_of_one, parse_params_of_several, parse_request
 
 
 class StatusHandler(BaseHandler):
-    """Answers at once, or holds. A subclass parses the parameters, says what ends the wait, and encodes the answer."""
+    """Answers at once, or holds. A subclass parses the parameters and encodes the answer."""
 
     _hold: Hold | None = None
     _requests_wait = False
@@ -28,10 +28,6 @@ class StatusHandler(BaseHandler):
     @staticmethod
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         """The request parameters. Raises `InvalidRequest`."""
-        raise NotImplementedError
-
-    def ends_wait(self, params: StatusParams) -> EndsWait:
-        """What ends the wait."""
         raise NotImplementedError
 
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
@@ -57,7 +53,7 @@ class StatusHandler(BaseHandler):
         if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
             self._log_login(await load_login(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
             raise params
-        checker = StatusChecker(self.services, token_hash, params, self.ends_wait(params))
+        checker = StatusChecker(self.services, token_hash, params, self._ends_wait(params) if params.any_file else None)
         if not params.wait:
             await self._answer_at_once(params, checker, self.arrived + CHECK_SECONDS, None)
             return
@@ -149,18 +145,22 @@ class StatusHandler(BaseHandler):
         """The body of the answer; its headers are set. `result` is why the wait ended, None without `wait`."""
         if result is not None:
             self.log_fields["wait_result"] = result.value
-        self.log_fields["generation_status"] = ",".join([job.generation_status for job in jobs])
-        self._set_headers(params, jobs, result)
-        return self.encode(params, jobs, urls)
-
-    def _set_headers(self, params: StatusParams, jobs: Sequence[Job], result: WaitResult | None) -> None:
-        if result is not None:
             self.set_header("X-Wait-Result", result)
+        statuses = [job.generation_status for job in jobs]
+        self.log_fields["generation_status"] = ",".join(statuses)
         # A hold with `If-None-Match` may reach its deadline although no job is `waiting`. Its answer has it too.
-        if result not in {None, WaitResult.SETTLED} or not all(job.is_settled for job in jobs):
-            self.set_header("Retry-After", retry_after(result))
+        if result not in {None, WaitResult.SETTLED} or GenerationStatus.WAITING in statuses:
+            self.set_header("Retry-After", POLL_SECONDS if result is None else retry_after(result))
         if params.preferred_wait:
             self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")
+        return self.encode(params, jobs, urls)
+
+    def _ends_wait(self, params: StatusParams) -> EndsWait:
+        """What ends a wait for any of several files: a change of the answer that the client has, if it names one."""
+        cached = opaque_tags(self.request.headers.get_list("If-None-Match"))
+        if not cached:
+            return first_leaves_waiting()
+        return lambda jobs: cached.isdisjoint(opaque_tags([entity_tag(params.submission_id, params.file_types, jobs)]))
 
     def _wait_seconds(self, params: StatusParams) -> float:
         """The length of the requested hold, at most `wait_max`."""
@@ -175,9 +175,6 @@ class GenerationStatusHandler(StatusHandler):
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         return parse_params_of_one(query, prefer)
 
-    def ends_wait(self, params: StatusParams) -> EndsWait:  # noqa: ARG002 - the parameters of one file say nothing else.
-        return _is_settled
-
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
         return encode_answer(jobs[0], params.file_types[0], urls[0], self.services.settings.generated_at_format)
 
@@ -189,30 +186,15 @@ class GenerationStatusesHandler(StatusHandler):
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
         return parse_params_of_several(query, prefer)
 
-    def ends_wait(self, params: StatusParams) -> EndsWait:
-        cached = self._cached_entity_tags()
-        if not params.any_file:
-            return lambda jobs: all(job.is_settled for job in jobs)
-        if cached:
-            return lambda jobs: cached.isdisjoint(opaque_tags([self._entity_tag(params, jobs)]))
-        return first_leaves_waiting()
-
     def encode(self, params: StatusParams, jobs: Sequence[Job], urls: Sequence[str | None]) -> bytes:
-        self.set_header("ETag", self._entity_tag(params, jobs))
+        self.set_header("ETag", entity_tag(params.submission_id, params.file_types, jobs))
         return encode_answer_about_several(
             params.submission_id, params.file_types, jobs, urls, self.services.settings.generated_at_format
         )
 
-    def _cached_entity_tags(self) -> frozenset[str]:
-        """Those in `If-None-Match`."""
-        return opaque_tags(self.request.headers.get_list("If-None-Match"))
 
-    @staticmethod
-    def _entity_tag(params: StatusParams, jobs: Sequence[Job]) -> str:
-        return entity_tag(params.submission_id, params.file_types, jobs)
-
-
-def first_leaves_waiting() -> EndsWait:
+def first_leaves_waiting() -> Callable[[Sequence[Job]], bool]:
+    """What ends the wait when the first of the files that are `waiting` now has left it."""
     waiting: list[int] = []
 
     def ends_wait(jobs: Sequence[Job]) -> bool:
@@ -222,7 +204,3 @@ def first_leaves_waiting() -> EndsWait:
         return not waiting or any(jobs[place].is_settled for place in waiting)
 
     return ends_wait
-
-
-def _is_settled(jobs: Sequence[Job]) -> bool:
-    return jobs[0].is_settled

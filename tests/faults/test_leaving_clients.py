@@ -153,4 +153,4 @@ async def test_leaving_clients_leave_no_task_and_no_request(server: Server, worl
     services = server.services
     await until(lambda: not len(services.holds), what="no hold is left")
     await until(lambda: len(asyncio.all_tasks()) <= tasks, what="no task is left")
-    await until(lambda: not services.in_flight.count, what="no request is left")
+    await until(lambda: not services.in_flight, what="no request is left")

@@ -619,7 +619,7 @@ async def test_hold_is_freed_when_its_client_leaves(server: Server, world: World
         await until(lambda: not len(server.services.holds), seconds=0.5)
     assert sample(server, "genstatus_held_requests") == 0
     await until(lambda: sample(server, "genstatus_hold_seconds_count", result="gone") == 1, seconds=0.5)
-    await until(lambda: not server.services.in_flight.count, seconds=0.5)
+    await until(lambda: not server.services.in_flight, seconds=0.5)
 
 
 async def test_hold_does_not_begin_for_a_client_that_left(
@@ -638,10 +638,10 @@ async def test_hold_does_not_begin_for_a_client_that_left(
     async with raw_request(server) as writer:
         await asked.wait()
         writer.transport.abort()
-        await until(lambda: server.services.in_flight.count == 1)
+        await until(lambda: server.services.in_flight == 1)
         await server.fetch("/livez")  # By now the server has been told that the connection is gone.
     go_on.set()
-    await until(lambda: not server.services.in_flight.count, what="the request has ended")
+    await until(lambda: not server.services.in_flight, what="the request has ended")
     assert not len(server.services.holds)
 
 
@@ -746,7 +746,7 @@ async def test_hold_is_released_and_answered_after_a_defect(
     assert (response.code, response.headers["X-Wait-Result"]) == (expected, "error")
     assert not len(server.services.holds)
     assert sample(server, "genstatus_hold_seconds_count", result="error") == 1
-    await until(lambda: not server.services.in_flight.count)
+    await until(lambda: not server.services.in_flight)
 
 
 # What a hold costs, and what it leaves
@@ -795,7 +795,7 @@ async def test_hold_leaves_nothing_behind(server: Server, world: World) -> None:
     assert (len(holds), set(holds.keys()), holds.waiting()) == (0, set(), 0)
     assert sample(server, "genstatus_held_requests") == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks, what="no task is left")
-    await until(lambda: not server.services.in_flight.count, what="no request is left")
+    await until(lambda: not server.services.in_flight, what="no request is left")
 
 
 async def test_metrics_count_how_holds_ended(server: Server, world: World) -> None:

@@ -111,5 +111,5 @@ async def test_client_that_leaves_while_answered_leaves_nothing(server: Server, 
         each.close()
         await asyncio.sleep(0)
     await finishing
-    await until(lambda: not server.services.in_flight.count, what="no request is left")
+    await until(lambda: not server.services.in_flight, what="no request is left")
     assert not len(server.services.holds)
