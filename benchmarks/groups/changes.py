@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from benchmarks import contenders
 from benchmarks.bench import Bench
-from benchmarks.database import NAME
-from benchmarks.load import finish_jobs
+from benchmarks.database import NAME, hold_requests
+from benchmarks.load import finish_jobs, holding, wait_registered
 from benchmarks.procfs import cpu_seconds
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.table import Row, Target
@@ -31,6 +31,11 @@ def measure(bench: Bench) -> list[Row]:
                     server, mongod = _costs(bench, rate, contender.pid)
                 measured[rate, f"server {count}"].append(server / count)
                 measured[rate, f"mongod {count}"].append(mongod)
+            with contenders.genstatus(bench) as contender:
+                held = hold_requests(bench.database.add_jobs(1))
+                with holding(contender, held) as holds:
+                    wait_registered(contender, holds, len(held))
+                    measured[rate, "server held"].append(_costs(bench, rate, contender.pid)[0])
     return [row for rate in bench.scale.change_rates for row in _rows(rate, measured)]
 
 
@@ -40,6 +45,15 @@ def _rows(rate: int, measured: dict[tuple[int, str], list[float]]) -> Iterator[R
     server = measured[rate, "server 1"]
     yield Row(
         "changes", f"CPU per change nobody waits for, {what}", "µs", server, loop, "PyMongo loop", Target("<=", 1.5)
+    )
+    yield Row(
+        "changes",
+        f"the same while a request is held, {what}",
+        "µs",
+        measured[rate, "server held"],
+        loop,
+        "PyMongo loop",
+        Target("<=", 1.5),
     )
     yield Row(
         "changes", f"the same of each of 2 processes, {what}", "µs", measured[rate, "server 2"], loop, "PyMongo loop"

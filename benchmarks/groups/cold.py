@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.contenders import Contender
-from benchmarks.database import NAME, path, token
+from benchmarks.database import NAME, at_route, path, token
 from benchmarks.load import Request, holding, p50
 from benchmarks.programs import BenchmarkFailed
 from benchmarks.table import Row, Target
@@ -32,6 +32,8 @@ def measure(bench: Bench) -> list[Row]:
         measured["find_one"].append(_find_one(bench, count))
         with contenders.tornado_motor(bench) as contender:
             measured["plain"].append(_alone(bench, contender, count)[1])
+            finds = [(at_route("/find", path(job)), "") for job in bench.database.add_jobs(count)]
+            measured["find handler"].append(p50(_poll_each(contender, finds)))
         with contenders.genstatus(bench) as contender:
             measured["burst"].append(burst(bench, contender, at_once))
         with contenders.tornado_motor(bench) as contender:
@@ -42,6 +44,7 @@ def measure(bench: Bench) -> list[Row]:
         Row("cold", "cold poll, login cached, p50", "ms", measured["logged in"], find_one, "one find", Target("<=", 2)),
         Row("cold", "cold poll, nothing cached, p50", "ms", measured["cold"], find_one, "one find", Target("<=", 3)),
         Row("cold", "cold poll, nothing cached, p50", "ms", measured["cold"], measured["plain"], plain),
+        Row("cold", "a bare handler that does one find, p50", "ms", measured["find handler"], find_one, "one find"),
         Row(
             "cold",
             f"{at_once:,} cold polls at once, of as many sessions",

@@ -2,7 +2,8 @@
 
     tornado_motor.py PORT MONGODB_URI DATABASE
 
-Four finds and a presigned URL for each request; one that waits reads its job again every second.
+Four finds and a presigned URL for each request; one that waits reads its job again every second. `/find` only finds the
+job.
 """
 
 import asyncio
@@ -45,11 +46,26 @@ class StatusHandler(RequestHandler):
         self.is_client_gone = True
 
 
+class FindHandler(RequestHandler):
+    """One find and its answer: the least that a request with a read takes."""
+
+    def initialize(self, database: Any) -> None:
+        self.database = database
+
+    async def get(self) -> None:
+        job = await find_job(self.database, int(self.get_query_argument("submission_id")), "D1")
+        self.write({"job_id": job["_id"]})
+
+
 async def main() -> None:
     port, uri, name = sys.argv[1:]
     database = AsyncIOMotorClient[dict[str, Any]](uri)[name]
     async with open_s3() as s3:
-        server = HTTPServer(Application([(PATH, StatusHandler, {"database": database, "s3": s3})]))
+        routes = [
+            (PATH, StatusHandler, {"database": database, "s3": s3}),
+            ("/find", FindHandler, {"database": database}),
+        ]
+        server = HTTPServer(Application(routes))
         server.add_sockets(bind_sockets(int(port), "127.0.0.1", backlog=4096))
         await asyncio.Event().wait()
 

@@ -31,8 +31,10 @@ LONGEST_PAUSE: Final = 2.0
 #: Attempts to continue after a resume token. If they fail, the token is dropped and the cache is cleared.
 TOKEN_ATTEMPTS: Final = 2
 #: Seconds until the next request to the change stream, after changes that nobody waits for. The changes of that time
-#: come with one answer, which costs hardly more than a single change.
+#: come with one answer, which costs hardly more than a single change. While no request is held at all, only polls can
+#: notice the longer rest.
 REST_SECONDS: Final = 0.005
+REST_SECONDS_WITHOUT_HOLDS: Final = 0.025
 #: Seconds between two checks whether a collection has become a view.
 VIEW_CHECK_SECONDS: Final = 30.0
 
@@ -128,7 +130,9 @@ class ChangeStreamFollower:
         while stream.alive:
             batch = await stream.next_batch(rest)
             has_woken = self._apply(batch)
-            rest = REST_SECONDS if batch.events and not has_woken else 0
+            rest = 0.0
+            if batch.events and not has_woken:
+                rest = REST_SECONDS if self._holds.keys() else REST_SECONDS_WITHOUT_HOLDS
             # Only now: the next stream repeats the events that were not applied.
             self._resume_token, self._token_attempts = stream.resume_token, 0
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:

@@ -123,7 +123,7 @@ async def test_follower_applies_events_in_order_before_it_wakes() -> None:
         assert made.freshness.position == time_of(9) - 1
 
 
-async def test_follower_rests_only_after_changes_that_nobody_waits_for() -> None:
+async def test_follower_rests_after_changes_that_nobody_waits_for_longer_without_holds() -> None:
     async with following() as made:
         await made.asked()
         await made.send(update(6, {}))
@@ -135,8 +135,8 @@ async def test_follower_rests_only_after_changes_that_nobody_waits_for() -> None
             made.documents.concerned = lambda _: None
             await made.send(update(9, {}))
         await made.send(update(10, {}))
-        rest = change_stream.REST_SECONDS
-        assert made.connection.stream.rests == [0, rest, 0, 0, rest, 0, rest]
+        rest, longer = change_stream.REST_SECONDS, change_stream.REST_SECONDS_WITHOUT_HOLDS
+        assert made.connection.stream.rests == [0, longer, 0, 0, rest, 0, longer]
 
 
 async def test_follower_yields_to_woken_holds_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
