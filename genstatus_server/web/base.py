@@ -166,10 +166,6 @@ class BaseHandler(RequestHandler):
         self.is_client_gone |= sent.done() and sent.exception() is not None
         return sent
 
-    def on_finish(self) -> None:
-        """Tornado calls this once, after the answer was written to the client's stream, which may have to send it."""
-        self.services.in_flight -= 1
-
     def _is_configured_origin(self) -> bool:
         return self.request.headers.get("Origin") in self.application.settings["services"].settings.cors_origins
 
@@ -223,9 +219,10 @@ class NotFoundHandler(BaseHandler):
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Count the request, and write its one record."""
+    """Count the request, and write its one record. Tornado calls this when the whole answer was written."""
     if not isinstance(handler, BaseHandler):
         return
+    handler.services.in_flight -= 1
     # Not an `HTTPStatus`, which the log for humans would spell out.
     status = CLIENT_GONE if handler.is_client_gone else int(handler.get_status())
     handler.services.metrics.requests_of(status).inc()
