@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, TypeVar
-
-T = TypeVar("T")
+from typing import Any, Final
 
 FILE_TYPES: Final = ("D1", "D2", "E", "F")
 #: The file types whose generation covers a range of days, `start` to `end`.
@@ -30,6 +28,16 @@ BUCKET: Final = re.compile(
     r"|arn:aws[a-z-]*:s3(-object-lambda)?:[a-z0-9-]+:[0-9]{12}:accesspoint[/:][a-zA-Z0-9.-]{1,63}"
     r"|arn:aws[a-z-]*:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[/:][a-zA-Z0-9-]{1,63}[/:]accesspoint[/:][a-zA-Z0-9-]{1,63}"
 )
+
+#: The types of the fields; `int` stands for any whole number. `submission_id` and `file_type` are only checked: a query
+#: for a job also finds arrays.
+_TYPES: Final[Mapping[str, type]] = {
+    **dict.fromkeys(("_id", "submission_id", "size"), int),
+    **dict.fromkeys(("status", "file_type", "message"), str),
+    **dict.fromkeys(("start", "end", "updated_at"), datetime),
+    "upload": dict,
+}
+_UPLOAD_TYPES: Final[Mapping[str, type]] = dict.fromkeys(("status", "bucket", "key"), str)
 
 _FAILED_JOB: Final = frozenset({"failed", "invalid"})
 _RUNNING_JOB: Final = frozenset({"waiting", "running"})
@@ -78,39 +86,35 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
     """The job in `document` (a document of `jobs`, or None where there is none). Never raises."""
     if document is None:
         return NO_JOB
-    fields = _Fields(document)
-    upload = _Fields(fields.take("upload", dict) or {}, "upload.", fields.problems)
-    job_status, upload_status = fields.take("status", str), upload.take("status", str)
-    bucket, key = upload.take("bucket", str) or None, upload.take("key", str) or None
+    problems: list[str] = []
+    fields = _fields(document, _TYPES, problems)
+    upload = _fields(fields["upload"] or {}, _UPLOAD_TYPES, problems, "upload.")
+    job_status, upload_status = fields["status"], upload["status"]
+    bucket, key, size = upload["bucket"] or None, upload["key"] or None, fields["size"]
     if bucket is not None and not BUCKET.fullmatch(bucket):
-        fields.problems.append("upload.bucket is no bucket that can be signed for")
-    job_id, size = fields.whole_number("_id"), fields.whole_number("size")
+        problems.append("upload.bucket is no bucket that can be signed for")
     if size is not None and size < 0:
-        fields.problems.append("size is negative")
+        problems.append("size is negative")
         size = None
-    fields.whole_number("submission_id"), fields.take("file_type", str)  # Only checked: a query also matches arrays.
-    start, end = fields.take("start", datetime), fields.take("end", datetime)
-    updated_at = fields.take("updated_at", datetime)
-    message = (fields.take("message", str) or "").strip()
-
     status = generation_status(job_status, upload_status, has_key=key is not None)
     if status is None:
-        fields.problems.append(f"no meaning in status {job_status!r:.40}, upload.status {upload_status!r:.40}")
-    if status is None or fields.problems:
+        problems.append(f"no meaning in status {job_status!r:.40}, upload.status {upload_status!r:.40}")
+    if status is None or problems:
         status = GenerationStatus.FAILED
+    message = (fields["message"] or "").strip() or DEFAULT_FAILURE
     return Job(
-        job_id=job_id,
+        job_id=fields["_id"],
         generation_status=status,
         job_status=job_status,
         upload_status=upload_status,
         bucket=bucket,
         key=key,
         size=size,
-        start=start,
-        end=end,
-        message=(message or DEFAULT_FAILURE) if status is GenerationStatus.FAILED else "",
-        updated_at=updated_at,
-        problems=tuple(fields.problems),
+        start=fields["start"],
+        end=fields["end"],
+        message=message if status is GenerationStatus.FAILED else "",
+        updated_at=fields["updated_at"],
+        problems=tuple(problems),
     )
 
 
@@ -140,24 +144,17 @@ def whole_number(value: object) -> int | None:
     return None
 
 
-class _Fields:
-    """Takes fields out of a document: null is absent, and a wrong type is absent too but leaves a problem."""
-
-    def __init__(self, document: Mapping[str, Any], prefix: str = "", problems: list[str] | None = None) -> None:
-        self._document = document
-        self._prefix = prefix
-        self.problems: list[str] = [] if problems is None else problems
-
-    def take(self, name: str, kind: type[T]) -> T | None:
-        value = self._document.get(name)
+def _fields(
+    document: Mapping[str, Any], types: Mapping[str, type], problems: list[str], prefix: str = ""
+) -> dict[str, Any]:
+    """The fields of `document` that have these types. A missing one is None, a wrong one, too, but it is a problem."""
+    found: dict[str, Any] = {}
+    for name, kind in types.items():
+        value = found[name] = document.get(name)
         if value is None or type(value) is kind:  # Not a subclass: BSON's Code is a str that cannot be hashed.
-            return value
-        self.problems.append(f"{self._prefix}{name} is of type {type(value).__name__}")
-        return None
-
-    def whole_number(self, name: str) -> int | None:
-        value = self._document.get(name)
-        number = whole_number(value)
-        if value is not None and number is None:
-            self.problems.append(f"{self._prefix}{name} is not a whole number")
-        return number
+            continue
+        found[name] = whole_number(value) if kind is int else None
+        if found[name] is None:
+            is_what = "not a whole number" if kind is int else f"of type {type(value).__name__}"
+            problems.append(f"{prefix}{name} is {is_what}")
+    return found

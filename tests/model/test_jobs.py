@@ -255,9 +255,9 @@ def test_job_with_a_wrong_type_is_failed_in_any_status(name: str, job_status: st
 def test_job_reports_every_problem() -> None:
     job = job_from_document({"_id": "1", "status": 5, "upload": {"key": 5}, "size": -1})
     assert job.problems == (
+        "_id is not a whole number",
         "status is of type int",
         "upload.key is of type int",
-        "_id is not a whole number",
         "size is negative",
         "no meaning in status None, upload.status None",
     )
