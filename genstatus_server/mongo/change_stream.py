@@ -16,7 +16,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.cache import Holds
-from genstatus_server.mongo.client import Batch, ChangeStream, Connection, is_logged_out
+from genstatus_server.mongo.client import Batch, Connection, NextBatch, is_logged_out
 from genstatus_server.mongo.documents import Documents
 from genstatus_server.mongo.events import cluster_time
 from genstatus_server.mongo.freshness import Freshness
@@ -117,24 +117,24 @@ class ChangeStreamFollower:
         stream = self._connection.open_change_stream(
             CHANGE_STREAM_PIPELINE, resume_token=self._resume_token, after=after
         )
-        async with stream as opened:
+        async with stream as next_batch:
             if self._resume_token is None:
                 # `read_again` drops the old cache before it first awaits: so the old cache is never trusted again.
                 self._freshness.start(after, requested_at)
                 await self._documents.read_again(self._holds.keys(), restart=True)
             self._set_open()
-            await self._apply_batches(opened)
+            await self._apply_batches(next_batch)
 
-    async def _apply_batches(self, stream: ChangeStream) -> None:
-        views_checked_at, rest = _now(), 0.0
-        while stream.alive:
-            batch = await stream.next_batch(rest)
-            has_woken = self._apply(batch)
+    async def _apply_batches(self, next_batch: NextBatch) -> None:
+        views_checked_at, rest, is_last = _now(), 0.0, False
+        while not is_last:
+            batch = await next_batch(rest)
+            has_woken, is_last = self._apply(batch), batch.is_last
             rest = 0.0
             if batch.events and not has_woken:
                 rest = REST_SECONDS if self._holds.keys() else REST_SECONDS_WITHOUT_HOLDS
             # Only now: the next stream repeats the events that were not applied.
-            self._resume_token, self._token_attempts = stream.resume_token, 0
+            self._resume_token, self._token_attempts = batch.resume_token, 0
             if _now() - views_checked_at > VIEW_CHECK_SECONDS:
                 views_checked_at = _now()
                 await self._check_views()

@@ -7,7 +7,7 @@ batch of its events is taken. Both drivers agree on everything else.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -87,37 +87,19 @@ class Batch(NamedTuple):
 
     `requested_at` is the loop's time, in seconds, at which the answer was requested. `newest_time` is MongoDB's newest
     cluster time when it answered. With `has_caught_up` there were no further events at the time of the request.
+    Another stream continues after these events with `resume_token`. After a batch that `is_last`, the stream is closed.
     """
 
     events: Sequence[Event]
     requested_at: float
     newest_time: ClusterTime
     has_caught_up: bool
+    resume_token: Mapping[str, Any] | None
+    is_last: bool
 
 
-class ChangeStream:
-    """An open change stream. `resume_token` is the position after all events that it has returned."""
-
-    def __init__(self, stream: Any, monitor: "_StreamMonitor", thread: ThreadPoolExecutor) -> None:
-        self._stream = stream
-        self._monitor = monitor
-        self._thread = thread
-
-    @property
-    def alive(self) -> bool:
-        """Whether more may come."""
-        return bool(self._stream.alive)
-
-    @property
-    def resume_token(self) -> Mapping[str, Any] | None:
-        """The token with which another stream continues after the last returned event."""
-        token: Mapping[str, Any] | None = self._stream.resume_token
-        return token
-
-    async def next_batch(self, rest: float = 0) -> Batch:
-        """All events of the next answer, which is requested after `rest` seconds."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _take_batch, self._stream.delegate, self._monitor, rest)
+#: Returns the next batch of a change stream, which is requested after so many seconds.
+NextBatch = Callable[[float], Awaitable[Batch]]
 
 
 class Connection:
@@ -197,8 +179,8 @@ class Connection:
     @asynccontextmanager
     async def open_change_stream(
         self, pipeline: Sequence[Mapping[str, Any]], *, resume_token: Mapping[str, Any] | None, after: ClusterTime
-    ) -> AsyncIterator[ChangeStream]:
-        """A change stream on the database; it is open when the block begins.
+    ) -> AsyncIterator[NextBatch]:
+        """The batches of a change stream on the database; it is open when the block begins.
 
         It continues after `resume_token`; without one it begins after the time `after`. Raises `PyMongoError`.
         """
@@ -211,7 +193,8 @@ class Connection:
         thread = ThreadPoolExecutor(1, "change stream")
         try:
             async with self.database.watch(list(pipeline), max_await_time_ms=HEARTBEAT_MS, **start) as stream:
-                yield ChangeStream(stream, self._monitor, thread)
+                loop = asyncio.get_running_loop()
+                yield lambda rest: loop.run_in_executor(thread, _take_batch, stream.delegate, self._monitor, rest)
         finally:
             thread.shutdown(wait=False)
 
@@ -277,4 +260,11 @@ def _take_batch(stream: "pymongo.change_stream.ChangeStream[Document]", monitor:
         events.append(event)
         monitor.unread -= 1
         event = stream.try_next() if monitor.unread > 0 else None
-    return Batch(events, monitor.requested_at, monitor.newest_time, has_caught_up=not events and monitor.is_more)
+    return Batch(
+        events,
+        monitor.requested_at,
+        monitor.newest_time,
+        has_caught_up=not events and monitor.is_more,
+        resume_token=stream.resume_token,
+        is_last=not stream.alive,
+    )

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -91,11 +90,11 @@ class NoDocuments:
 
 
 class ScriptedConnection:
-    """A connection whose change stream is `stream`, or fails to open with `error`."""
+    """A connection whose change stream has the batches of `next_batch`, or fails to open with `error`."""
 
-    def __init__(self, error: Exception | None = None, stream: Any = None) -> None:
+    def __init__(self, error: Exception | None = None, next_batch: Any = None) -> None:
         self._error = error
-        self._stream = stream
+        self._next_batch = next_batch
 
     async def views_among(self, _: object) -> list[str]:
         return []
@@ -110,7 +109,7 @@ class ScriptedConnection:
     async def open_change_stream(self, *_: object, **__: object) -> AsyncIterator[Any]:
         if self._error is not None:
             raise self._error
-        yield self._stream
+        yield self._next_batch
 
 
 def follower(connection: Any, *, is_away: bool = False) -> ChangeStreamFollower:
@@ -158,9 +157,8 @@ async def test_log_is_bounded_while_the_stream_keeps_breaking(
         await clock.sleep(seconds)
         raise AutoReconnect("closed")
 
-    stream = SimpleNamespace(alive=True, resume_token=None, next_batch=break_off)
     with pytest.raises(Over):
-        await follower(ScriptedConnection(stream=stream)).follow()
+        await follower(ScriptedConnection(next_batch=break_off)).follow()
     figures.note(f"lines in an hour of a stream that breaks after {seconds} s", len(records))
     assert len(records) <= 2 * MOST_ATTEMPTS
 

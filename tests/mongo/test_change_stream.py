@@ -241,7 +241,7 @@ async def test_follower_keeps_its_token_only_after_temporary_errors(error: Excep
 async def test_follower_goes_on_behind_an_invalidate(records: list[Any]) -> None:
     async with following() as made:
         await made.asked()
-        made.connection.stream.alive = False
+        made.connection.stream.is_last = True
         await made.send(update(7, {}))
         await made.asked(streams=2)
         assert made.connection.opened[1][0] == TOKEN

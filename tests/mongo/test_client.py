@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genstatus_server.mongo import client
-from genstatus_server.mongo.client import Batch, ChangeStream, Connection
+from genstatus_server.mongo.client import Batch, Connection, NextBatch
 from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE
 from tests.support.world import World
 
@@ -33,16 +33,16 @@ async def connected(uri: str, world: World, *, for_stream: bool = True) -> Async
 @asynccontextmanager
 async def streaming(
     connection: Connection, token: Mapping[str, Any] | None = None, after: int | None = None
-) -> AsyncIterator[ChangeStream]:
+) -> AsyncIterator[NextBatch]:
     since = await connection.snapshot_time() if after is None else after
-    async with connection.open_change_stream(CHANGE_STREAM_PIPELINE, resume_token=token, after=since) as stream:
-        yield stream
+    async with connection.open_change_stream(CHANGE_STREAM_PIPELINE, resume_token=token, after=since) as next_batch:
+        yield next_batch
 
 
-async def batch_with_events(stream: ChangeStream) -> Batch:
+async def batch_with_events(next_batch: NextBatch) -> Batch:
     """The next one that has any."""
     async with asyncio.timeout(60):
-        while not (batch := await stream.next_batch()).events:
+        while not (batch := await next_batch(0)).events:
             pass
     return batch
 
@@ -56,41 +56,41 @@ def ids(batch: Batch) -> list[int]:
 
 
 async def test_stream_gives_all_events_of_one_answer_at_once(mongodb_uri: str, world: World) -> None:
-    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
-        assert (await stream.next_batch()).has_caught_up
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as next_batch:
+        assert (await next_batch(0)).has_caught_up
         await insert(world)
         turns = 0
         found: list[int] = []
         while len(found) < EVENTS:
-            found += ids(await batch_with_events(stream))
+            found += ids(await batch_with_events(next_batch))
             turns += 1
         assert found == list(range(1, EVENTS + 1))
         assert turns < 10  # One for each answer of MongoDB's, and not one for each event.
 
 
 async def test_stream_collects_the_changes_made_during_its_rest(mongodb_uri: str, world: World) -> None:
-    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
-        assert (await stream.next_batch()).has_caught_up
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as next_batch:
+        assert (await next_batch(0)).has_caught_up
         began = asyncio.get_running_loop().time()
-        resting = asyncio.create_task(stream.next_batch(0.5))
+        resting = asyncio.ensure_future(next_batch(0.5))
         for number in (1, 2, 3):
             await insert(world, first=number, count=1)
         batch = await resting
         assert batch.requested_at - began >= 0.5
         found = ids(batch)
         while len(found) < 3:  # A write may take longer than the rest, on a machine that is busy.
-            found += ids(await batch_with_events(stream))
+            found += ids(await batch_with_events(next_batch))
         assert found == [1, 2, 3]
 
 
 async def test_stream_has_caught_up_only_where_an_answer_was_empty(mongodb_uri: str, world: World) -> None:
-    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as next_batch:
         await insert(world, count=1)
-        batch = await batch_with_events(stream)
+        batch = await batch_with_events(next_batch)
         asked = asyncio.get_running_loop().time()
         assert not batch.has_caught_up
         assert batch.requested_at <= asked
-        heartbeat = await stream.next_batch()
+        heartbeat = await next_batch(0)
         assert heartbeat.has_caught_up
         assert not heartbeat.events
         assert asked <= heartbeat.requested_at <= asyncio.get_running_loop().time()
@@ -107,48 +107,51 @@ async def kill_cursors(world: World) -> None:
 
 
 async def test_stream_that_the_driver_resumes_has_not_caught_up(mongodb_uri: str, world: World) -> None:
-    async with connected(mongodb_uri, world) as connection, streaming(connection) as stream:
-        assert (await stream.next_batch()).has_caught_up
+    async with connected(mongodb_uri, world) as connection, streaming(connection) as next_batch:
+        assert (await next_batch(0)).has_caught_up
         await kill_cursors(world)
         await insert(world)
-        resumed = await stream.next_batch()
+        resumed = await next_batch(0)
         # Its first batch is empty although there is much to come: that must not count.
         assert not resumed.has_caught_up
         found = ids(resumed)
         while len(found) < EVENTS:
-            batch = await stream.next_batch()
+            batch = await next_batch(0)
             assert not batch.has_caught_up
             found += ids(batch)
         assert found == list(range(1, EVENTS + 1))
-        assert (await stream.next_batch()).has_caught_up
+        assert (await next_batch(0)).has_caught_up
 
 
 async def test_stream_goes_on_behind_its_token(mongodb_uri: str, world: World) -> None:
     async with connected(mongodb_uri, world) as connection:
-        async with streaming(connection) as stream:
+        async with streaming(connection) as next_batch:
             await insert(world, count=3)
             found: list[int] = []
+            token: Mapping[str, Any] | None = None
             while len(found) < 3:
-                found += ids(await batch_with_events(stream))
-            token = stream.resume_token
+                batch = await batch_with_events(next_batch)
+                found, token = found + ids(batch), batch.resume_token
         await insert(world, first=10, count=2)
-        async with streaming(connection, token, after=0) as stream:
-            assert ids(await batch_with_events(stream))[0] == 10
+        async with streaming(connection, token, after=0) as next_batch:
+            assert ids(await batch_with_events(next_batch))[0] == 10
 
 
 async def test_stream_ends_with_its_database_and_can_be_resumed(mongodb_uri: str, world: World) -> None:
     async with connected(mongodb_uri, world) as connection:
-        async with streaming(connection) as stream:
+        async with streaming(connection) as next_batch:
             await world.client.drop_database(world.name)
             kinds: list[str] = []
+            token, is_last = None, False
             async with asyncio.timeout(60):
-                while stream.alive:
-                    kinds += [event["operationType"] for event in (await stream.next_batch()).events]
+                while not is_last:
+                    batch = await next_batch(0)
+                    token, is_last = batch.resume_token, batch.is_last
+                    kinds += [event["operationType"] for event in batch.events]
             assert kinds[-2:] == ["dropDatabase", "invalidate"]
-            token = stream.resume_token
         await insert(world, count=1)
-        async with streaming(connection, token, after=0) as stream:
-            assert ids(await batch_with_events(stream)) == [1]
+        async with streaming(connection, token, after=0) as next_batch:
+            assert ids(await batch_with_events(next_batch)) == [1]
 
 
 async def test_stream_begins_behind_the_time_of_a_snapshot(mongodb_uri: str, world: World) -> None:
@@ -157,8 +160,8 @@ async def test_stream_begins_behind_the_time_of_a_snapshot(mongodb_uri: str, wor
         reply = await connection.snapshot_read("jobs", [{"$match": {}}])
         assert [each["_id"] for each in reply.documents] == [1]
         await insert(world, first=2, count=1)
-        async with streaming(connection, after=reply.time) as stream:
-            assert ids(await batch_with_events(stream)) == [2]
+        async with streaming(connection, after=reply.time) as next_batch:
+            assert ids(await batch_with_events(next_batch)) == [2]
 
 
 async def test_snapshot_read_reports_an_incomplete_reply(mongodb_uri: str, world: World) -> None:
@@ -185,6 +188,6 @@ async def test_connection_renews_at_most_once_a_second(mongodb_uri: str, world: 
 
 @pytest.mark.parametrize("limit", ["timeoutMS=300", "timeoutMS=50&socketTimeoutMS=50"])
 async def test_stream_ignores_the_timeouts_of_the_uri(mongodb_uri: str, world: World, limit: str) -> None:
-    async with connected(f"{mongodb_uri}&{limit}", world) as connection, streaming(connection) as stream:
+    async with connected(f"{mongodb_uri}&{limit}", world) as connection, streaming(connection) as next_batch:
         for _ in range(5):
-            assert (await stream.next_batch()).has_caught_up
+            assert (await next_batch(0)).has_caught_up

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bson.timestamp import Timestamp
 
-from genstatus_server.mongo.client import Batch
+from genstatus_server.mongo.client import Batch, NextBatch
 from genstatus_server.mongo.documents import Found
 from genstatus_server.mongo.events import ClusterTime, Event, cluster_time
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS, Key, own_fields
@@ -121,12 +121,12 @@ class ScriptedStream:
     """A change stream whose answers the test sends. `resume_token` is the second of its last event."""
 
     def __init__(self) -> None:
-        self.alive = True
+        self.is_last = False
         self.resume_token: Any = {"after": 0}
         self._answer: asyncio.Future[Batch] | None = None
         self.rests: list[float] = []
 
-    async def next_batch(self, rest: float = 0) -> Batch:
+    async def next_batch(self, rest: float) -> Batch:
         self.rests.append(rest)
         self._answer = asyncio.get_running_loop().create_future()
         return await self._answer
@@ -141,7 +141,15 @@ class ScriptedStream:
         assert self._answer is not None
         if events:
             self.resume_token = {"after": getattr(events[-1]["clusterTime"], "time", None)}
-        self._answer.set_result(Batch(events, requested_at, newest_time, has_caught_up=not events))
+        batch = Batch(
+            events,
+            requested_at,
+            newest_time,
+            has_caught_up=not events,
+            resume_token=self.resume_token,
+            is_last=self.is_last,
+        )
+        self._answer.set_result(batch)
 
     def fail(self, error: Exception) -> None:
         assert self._answer is not None
@@ -184,7 +192,7 @@ class ScriptedConnection:
     @asynccontextmanager
     async def open_change_stream(
         self, pipeline: object, *, resume_token: Any, after: ClusterTime
-    ) -> AsyncIterator[ScriptedStream]:
+    ) -> AsyncIterator[NextBatch]:
         self.pipelines.append(pipeline)
         self._check("open_change_stream")
         self.opened.append((resume_token, after))
@@ -193,7 +201,7 @@ class ScriptedConnection:
             stream.resume_token = resume_token
         self.streams.append(stream)
         try:
-            yield stream
+            yield stream.next_batch
         finally:
             self._check("close")
 
