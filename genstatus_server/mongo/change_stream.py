@@ -31,9 +31,9 @@ LONGEST_PAUSE: Final = 2.0
 #: Attempts to continue after a resume token. If they fail, the token is dropped and the cache is cleared.
 TOKEN_ATTEMPTS: Final = 2
 #: Seconds until the next request to the change stream, after changes that nobody waits for. The changes of that time
-#: come with one answer, which costs hardly more than a single change. While no request is held at all, only polls can
-#: notice the longer rest.
+#: come with one answer, which costs hardly more than a single change.
 REST_SECONDS: Final = 0.005
+#: The same if no request at all is held when the rest begins. Polls notice it, and a hold that begins in that time.
 REST_SECONDS_WITHOUT_HOLDS: Final = 0.025
 #: Seconds between two checks whether a collection has become a view.
 VIEW_CHECK_SECONDS: Final = 30.0

@@ -56,7 +56,7 @@ CLIENT_GONE: Final = 499
 
 @dataclass
 class Services:
-    """The parts of one running server. `in_flight` is the number of requests without an answer."""
+    """The parts of one running server. `in_flight` is the number of requests whose handler has not finished."""
 
     settings: Settings
     metrics: Metrics
@@ -92,7 +92,7 @@ class BaseHandler(RequestHandler):
         """Headers of every answer, errors included."""
         if not self.request_id:
             headers = self.request.headers
-            self.request_id = request_id(headers["X-Request-ID"] if "X-Request-ID" in headers else "")  # noqa: SIM401 - `get` is slower.
+            self.request_id = sane_or_new_id(headers["X-Request-ID"] if "X-Request-ID" in headers else "")  # noqa: SIM401 - `get` is slower.
         self.clear_header("Server")
         self.set_header("Content-Type", "application/json")
         for name, value in EVERY_ANSWER.items():
@@ -177,7 +177,7 @@ class BaseHandler(RequestHandler):
 
 
 def retry_after(result: WaitResult) -> str:
-    """The seconds after a hold without a settled job. `result` is why it ended."""
+    """The seconds after a hold without a settled job. `result` is why it ended, or did not begin."""
     if result is WaitResult.DRAINING:  # Another server, or a new process of this one, answers in a moment.
         return spread(1, 5)
     return spread(5, 15) if result is WaitResult.SHED else _DEADLINE_SECONDS
@@ -202,8 +202,8 @@ def _date(second: int) -> str:
     return format_timestamp(second)
 
 
-def request_id(requested: str = "") -> str:
-    """`requested` where it is a sane id, else a new one."""
+def sane_or_new_id(requested: str = "") -> str:
+    """The id of a request: `requested` if it is sane, else a new one."""
     return requested if _SANE_REQUEST_ID.fullmatch(requested) else f"{random.getrandbits(128):032x}"
 
 

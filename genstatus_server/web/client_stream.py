@@ -15,7 +15,7 @@ from tornado.iostream import IOStream, UnsatisfiableReadError
 
 from genstatus_server.telemetry import log
 from genstatus_server.telemetry.metrics import Metrics
-from genstatus_server.web.base import EVERY_ANSWER, date_now, request_id
+from genstatus_server.web.base import EVERY_ANSWER, date_now, sane_or_new_id
 
 if TYPE_CHECKING:
     from tornado.concurrent import Future
@@ -64,21 +64,21 @@ class MalformedRequests:
     def refuse(self, reason: str) -> bytes:
         """Count and log a request that is refused for `reason`. Returns the answer: head and body."""
         self._counters[reason].inc()
-        status, its_id = _STATUS[reason], request_id()
+        status, request_id = _STATUS[reason], sane_or_new_id()
         if time.monotonic() >= self._logged.get(reason, -_LOG_SECONDS) + _LOG_SECONDS:
             self._logged[reason] = time.monotonic()
             hint = {"hint": _HINTS[reason]} if reason in _HINTS else {}
-            log.warning("request_malformed", reason=reason, status=int(status), request_id=its_id, **hint)
-        return _answer(status, its_id)
+            log.warning("request_malformed", reason=reason, status=int(status), request_id=request_id, **hint)
+        return _answer(status, request_id)
 
 
-def _answer(status: HTTPStatus, its_id: str) -> bytes:
+def _answer(status: HTTPStatus, request_id: str) -> bytes:
     body = json.dumps({"message": status.phrase})
     headers = {
         "Content-Type": "application/json",
         "Date": date_now(),
         **EVERY_ANSWER,
-        "X-Request-ID": its_id,
+        "X-Request-ID": request_id,
         "Connection": "close",
         "Content-Length": len(body),
     }

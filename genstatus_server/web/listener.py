@@ -56,7 +56,7 @@ _LINGER_SECONDS: Final = 1.0
 _MAX_DISCARDED: Final = 64
 #: Seconds that the client of a new connection may take to send its request, when the server stops.
 _NEW_SECONDS: Final = 1.0
-#: Seconds between two checks whether all answers were sent, when the server stops.
+#: Seconds between two checks whether requests are left, when the server stops.
 _CHECK_SECONDS: Final = 0.02
 _SCHEME_AND_HOST: Final = re.compile("https?://[^/?]*", re.IGNORECASE)
 
@@ -153,15 +153,15 @@ class Listener(HTTPServerConnectionDelegate):
         """Wait until there are no more requests, by `has_requests`, and all answers were handed to the system.
 
         For a second at most, also wait for the first request of a new connection, and for the next one of a connection
-        that was answered in the last second.
+        that was answered in the second before this call.
         """
         began = self._loop.time()
 
-        def expects(stream: ClientStream) -> bool:
-            is_new = began - _NEW_SECONDS < stream.waits_since < math.inf
+        def is_busy(stream: ClientStream) -> bool:
+            is_new = began - _NEW_SECONDS < stream.waits_since <= began
             return stream.writing() or (is_new and self._loop.time() < began + _NEW_SECONDS)
 
-        while has_requests() or any(map(expects, self._streams())):  # noqa: ASYNC110 - Tornado's streams set no event.
+        while has_requests() or any(map(is_busy, self._streams())):  # noqa: ASYNC110 - Tornado's streams set no event.
             await asyncio.sleep(_CHECK_SECONDS)
 
     async def close_connections(self) -> None:

@@ -15,7 +15,7 @@ from genstatus_server.model.jobs import GenerationStatus, Job
 from genstatus_server.mongo.queries import SESSIONS, USERS
 from genstatus_server.web.answers import encode_answer, encode_answer_about_several, entity_tag, opaque_tags
 from genstatus_server.web.base import CLIENT_GONE, POLL_SECONDS, BaseHandler, date_now, retry_after
-from genstatus_server.web.check import CHECK_SECONDS, EndsWait, StatusChecker, load_login
+from genstatus_server.web.check import CHECK_SECONDS, StatusChecker, load_login
 from genstatus_server.web.params import Query, StatusParams, parse_params_of_one, parse_params_of_several, parse_request
 
 
@@ -53,7 +53,9 @@ class StatusHandler(BaseHandler):
         if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
             self._log_login(await load_login(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
             raise params
-        checker = StatusChecker(self.services, token_hash, params, self._ends_wait(params) if params.any_file else None)
+        checker = StatusChecker(
+            self.services, token_hash, params, self._ends_wait_for_any(params) if params.any_file else None
+        )
         if not params.wait:
             await self._answer_at_once(params, checker, self.arrived + CHECK_SECONDS, None)
             return
@@ -155,7 +157,7 @@ class StatusHandler(BaseHandler):
             self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")
         return self.encode(params, jobs, urls)
 
-    def _ends_wait(self, params: StatusParams) -> EndsWait:
+    def _ends_wait_for_any(self, params: StatusParams) -> Callable[[Sequence[Job]], bool]:
         """What ends a wait for any of several files: a change of the answer that the client has, if it names one."""
         cached = opaque_tags(self.request.headers.get_list("If-None-Match"))
         if not cached:
@@ -194,7 +196,7 @@ class GenerationStatusesHandler(StatusHandler):
 
 
 def first_leaves_waiting() -> Callable[[Sequence[Job]], bool]:
-    """What ends the wait when the first of the files that are `waiting` now has left it."""
+    """What ends the wait when the first of the files that are `waiting` at the first check has left it."""
     waiting: list[int] = []
 
     def ends_wait(jobs: Sequence[Job]) -> bool:

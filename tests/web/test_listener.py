@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,6 +14,7 @@ from tornado.netutil import bind_sockets, bind_unix_socket
 from tornado.web import Application, RequestHandler
 
 from genstatus_server.telemetry.metrics import Metrics
+from genstatus_server.web import listener as listener_module
 from genstatus_server.web.client_stream import ClientStream, MalformedRequests
 from genstatus_server.web.listener import _AT_ONCE, Listener
 from tests.support.server import DEADLINE, until
@@ -61,13 +63,13 @@ class Streams:
         self._others = self._all()  # Kept, so that no new one gets the id of an old one.
 
     def __len__(self) -> int:
-        return len(self._new())
+        return len(self.new())
 
     def unread(self) -> int:
         """Bytes that have come and are no request yet."""
-        return sum(each._read_buffer_size for each in self._new())  # noqa: SLF001 - Tornado shows it nowhere else
+        return sum(each._read_buffer_size for each in self.new())  # noqa: SLF001 - Tornado shows it nowhere else
 
-    def _new(self) -> list[ClientStream]:
+    def new(self) -> list[ClientStream]:
         others = set(map(id, self._others))
         return [each for each in self._all() if id(each) not in others]
 
@@ -231,4 +233,25 @@ async def test_listener_takes_over_blocking_sockets() -> None:
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
     writer.close()
     listener.stop_listening()
+    await listener.close_connections()
+
+
+async def test_listener_does_not_wait_for_clients_that_are_answered_while_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener_module, "_NEW_SECONDS", 10 * DEADLINE)
+    sockets = bind_sockets(0, "127.0.0.1")
+    streams, listener, requests = Streams(), listening(sockets, idle_timeout=60), [1]
+    reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+    writer.write(b"GET /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+    await until(lambda: math.inf in [stream.waits_since for stream in streams.new()], what="its head has come")
+    listener.stop_listening()
+    stopping = asyncio.create_task(listener.wait_answered(lambda: requests))
+    await asyncio.sleep(0)
+    writer.write(b"abc")
+    async with asyncio.timeout(DEADLINE):
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        requests.clear()
+        await stopping  # The client keeps its connection.
+    writer.close()
     await listener.close_connections()
