@@ -72,8 +72,10 @@ async def measure(database: Database, *, lists: bool) -> None:
         await services.follower.reached.wait()
         client = await Client.connect(sockets[0].getsockname()[1])
         stack.callback(client.close)
-        job_id, held_id = database.add_jobs(2)
+        job_id, held_id, finished_id = database.add_jobs(3)
+        await asyncio.to_thread(database.finish, finished_id)
         await asyncio.sleep(0.5)  # The events of these writes.
+        await client.request(path(finished_id))  # The bucket has been signed for.
         for _ in range(3):
             await client.request(path(job_id))
         await asyncio.sleep(1)  # The heartbeat: the change stream has passed the time of the read.

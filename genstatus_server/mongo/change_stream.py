@@ -6,17 +6,16 @@ loops over its batches, and `_apply` applies one batch.
 
 import asyncio
 import random
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from bson.errors import BSONError
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.cache import Holds
-from genstatus_server.mongo.client import Batch, Connection, NextBatch, is_logged_out
+from genstatus_server.mongo.client import Batch, Connection, NextBatch, ResumeToken, is_logged_out
 from genstatus_server.mongo.documents import Documents
 from genstatus_server.mongo.events import cluster_time
 from genstatus_server.mongo.freshness import Freshness
@@ -72,7 +71,7 @@ class ChangeStreamFollower:
         self._freshness = freshness
         self._metrics = metrics
         self._holds = holds
-        self._resume_token: Mapping[str, Any] | None = None
+        self._resume_token: ResumeToken | None = None
         self._token_attempts = 0
         self._failures = 0
         self._opened_at = float("inf")
@@ -156,13 +155,10 @@ class ChangeStreamFollower:
             self._freshness.advance(newest, batch.requested_at, batch.newest_time)
         has_woken = self._holds.wake(keys_to_wake)
         for event in batch.events:
-            self._observe_lag(event)
+            happened = event.get("wallTime")  # The cluster time counts in whole seconds.
+            if isinstance(happened, datetime):
+                self._metrics.change_stream_lag.observe(max(0, (datetime.now(UTC) - happened).total_seconds()))
         return has_woken
-
-    def _observe_lag(self, event: Mapping[str, Any]) -> None:
-        happened = event.get("wallTime")  # The cluster time counts in whole seconds.
-        if isinstance(happened, datetime):
-            self._metrics.change_stream_lag.observe(max(0, (datetime.now(UTC) - happened).total_seconds()))
 
     async def _check_views(self) -> None:
         self.views = await self._connection.views_among(list(FIELDS))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pymongo.change_stream
 
 Document = dict[str, Any]
+ResumeToken = Mapping[str, Any]
 Database = AsyncIOMotorDatabase[Document]
 
 #: Milliseconds until the driver gives up looking for a primary. The driver's 30 s would outlive every caller.
@@ -94,7 +95,7 @@ class Batch(NamedTuple):
     requested_at: float
     newest_time: ClusterTime
     has_caught_up: bool
-    resume_token: Mapping[str, Any] | None
+    resume_token: ResumeToken | None
     is_last: bool
 
 
@@ -178,7 +179,7 @@ class Connection:
 
     @asynccontextmanager
     async def open_change_stream(
-        self, pipeline: Sequence[Mapping[str, Any]], *, resume_token: Mapping[str, Any] | None, after: ClusterTime
+        self, pipeline: Sequence[Mapping[str, Any]], *, resume_token: ResumeToken | None, after: ClusterTime
     ) -> AsyncIterator[NextBatch]:
         """The batches of a change stream on the database; it is open when the block begins.
 

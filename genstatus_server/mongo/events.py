@@ -25,7 +25,7 @@ def cluster_time(timestamp: Timestamp) -> ClusterTime:
 def changed_fields(event: Event) -> set[str]:
     """The top-level names of the fields that an update has set, removed or truncated."""
     description = event.get("updateDescription") or {}
-    arrays = (each.get("field", "") for each in description.get("truncatedArrays") or ())
+    arrays = [each.get("field", "") for each in description.get("truncatedArrays") or ()]
     paths = (*(description.get("updatedFields") or ()), *(description.get("removedFields") or ()), *arrays)
     return {path.partition(".")[0] for path in paths}
 
@@ -51,7 +51,7 @@ def apply_update(collection: str, document: Document, event: Event) -> Document 
     """
     description = event["updateDescription"]
     fields = FIELDS[collection]
-    if any(each["field"].partition(".")[0] in fields for each in description.get("truncatedArrays") or ()):
+    if {each["field"].partition(".")[0] for each in description.get("truncatedArrays") or ()}.intersection(fields):
         return None
     changes = dict.fromkeys(description.get("removedFields") or (), _REMOVED) | (description.get("updatedFields") or {})
     result: Document | None = document
@@ -64,7 +64,7 @@ def apply_update(collection: str, document: Document, event: Event) -> Document 
 
 def document_after(key: Key, document: Document | None, event: Event) -> Document | None:
     """`document` after `event`; None where that is not certain: without the unique index, a key may have two jobs."""
-    if document is not None and document_id(document["_id"]) != document_id(event["documentKey"].get("_id")):
+    if document is not None and document["_id"] != event["documentKey"].get("_id"):
         return None
     if event["operationType"] == "delete":
         return None

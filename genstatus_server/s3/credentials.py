@@ -79,9 +79,11 @@ class RefreshingCredentials:
     async def get(self) -> ReadOnlyCredentials:
         """Credentials that are valid for long enough. Raises `ServiceUnavailable`."""
         self.refresh()
-        if not self.valid_for(self.needed) and self._fetch is not None:
+        is_valid = self.valid_for(self.needed)
+        if not is_valid and self._fetch is not None:
             await asyncio.wait([self._fetch], timeout=_WAIT_TIMEOUT)
-        if self._frozen is None or not self.valid_for(self.needed):
+            is_valid = self.valid_for(self.needed)
+        if self._frozen is None or not is_valid:
             raise ServiceUnavailable from self._failure or TimeoutError("time-out: they are still being fetched")
         return self._frozen
 

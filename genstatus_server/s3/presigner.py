@@ -103,7 +103,7 @@ class Presigner:
 
 def content_disposition(key: str) -> str:
     """The header that has a browser save the file under its own name, the last part of `key` (RFC 6266)."""
-    name = "".join(character for character in key.rstrip("/").rsplit("/", 1)[-1] if character.isprintable())
+    name = "".join([character for character in key.rstrip("/").rsplit("/", 1)[-1] if character.isprintable()])
     if not name:
         return "attachment"
     # Browsers do not agree on a backslash and on a percent sign between the quotes.

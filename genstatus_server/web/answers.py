@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from marshmallow import Schema, fields, validate
 
@@ -80,16 +80,11 @@ _ANSWER: Final = GenerationStatusAnswer()
 _ANSWER_ABOUT_SEVERAL: Final = GenerationStatusesAnswer()
 
 
-def dump_answer(job: Job, file_type: str, url: str | None, generated_at_format: str = "us") -> dict[str, Any]:
-    """The body of the 200 for `job`; `url` is None unless it is finished."""
-    return cast("dict[str, Any]", _ANSWER.dump(_values(job, file_type, url, generated_at_format)))
-
-
 # A job's answer is the same for everybody who polls it, and for all who were held for it.
 @lru_cache(_CACHED)
 def encode_answer(job: Job, file_type: str, url: str | None, generated_at_format: str = "us") -> bytes:
-    """`dump_answer` as JSON."""
-    return json.dumps(dump_answer(job, file_type, url, generated_at_format)).encode()
+    """The body of the 200 for `job`, as JSON; `url` is None unless it is finished."""
+    return json.dumps(_ANSWER.dump(_values(job, file_type, url, generated_at_format))).encode()
 
 
 def encode_answer_about_several(

@@ -119,9 +119,11 @@ class StatusChecker:
             raise ServiceUnavailable
         try:
             async with asyncio.timeout_at(deadline):
-                return [await self._url_of(job) for job in checked.jobs]
+                return [
+                    await self._presigner.presigned_url(job)
+                    if job.generation_status is GenerationStatus.FINISHED
+                    else None
+                    for job in checked.jobs
+                ]
         except TimeoutError as cause:
             raise ServiceUnavailable from cause
-
-    async def _url_of(self, job: Job) -> str | None:
-        return await self._presigner.presigned_url(job) if job.generation_status is GenerationStatus.FINISHED else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genstatus_server.model.jobs import GenerationStatus, Job
-from genstatus_server.web.answers import dump_answer
+from genstatus_server.web.answers import encode_answer
 from tests.support.requirements import require
 
 pytestmark = pytest.mark.one_python
@@ -32,7 +32,7 @@ def test_migration_guide_javascript_reads_both_date_formats(
 ) -> None:
     node = shutil.which("node")
     require(node, "node runs the expressions (Debian: apt-get install nodejs)")
-    generated_at = dump_answer(JOB, "D1", None, generated_at_format)["generated_at"]
+    generated_at = json.loads(encode_answer(JOB, "D1", None, generated_at_format))["generated_at"]
     source = f"{EXPRESSIONS[0]}\nconsole.log(JSON.stringify({expression}({json.dumps(generated_at)})))"
     environment = os.environ | {"TZ": zone}
     ended = subprocess.run([str(node), "-e", source], env=environment, capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genstatus_server.model.errors import InvalidRequest
 from genstatus_server.model.jobs import NO_JOB, GenerationStatus, Job
-from genstatus_server.web.answers import dump_answer
+from genstatus_server.web.answers import encode_answer
 from genstatus_server.web.params import StatusParams, parse_params_of_one
 
 VALID: Mapping[str, list[bytes]] = {"submission_id": [b"123"], "file_type": [b"D1"]}
@@ -249,7 +249,7 @@ FINISHED = Job(
 
 @pytest.mark.parametrize("file_type", ["D1", "D2"])
 def test_answer_has_a_range_of_days(file_type: str) -> None:
-    assert list(dump_answer(FINISHED, file_type, "https://s3/x").items()) == [
+    assert list(json.loads(encode_answer(FINISHED, file_type, "https://s3/x")).items()) == [
         ("job_id", 1234),
         ("status", "finished"),
         ("file_type", file_type),
@@ -264,12 +264,12 @@ def test_answer_has_a_range_of_days(file_type: str) -> None:
 
 @pytest.mark.parametrize("file_type", ["E", "F"])
 def test_answer_has_no_days_for_other_file_types(file_type: str) -> None:
-    answer = dump_answer(FINISHED, file_type, "https://s3/x")
+    answer = json.loads(encode_answer(FINISHED, file_type, "https://s3/x"))
     assert list(answer) == ["job_id", "status", "file_type", "url", "size", "message", "generated_at"]
 
 
 def test_answer_is_null_or_empty_where_nothing_is_known() -> None:
-    assert dump_answer(NO_JOB, "D2", None) == {
+    assert json.loads(encode_answer(NO_JOB, "D2", None)) == {
         "job_id": None,
         "status": "invalid",
         "file_type": "D2",
@@ -285,7 +285,7 @@ def test_answer_is_null_or_empty_where_nothing_is_known() -> None:
 @pytest.mark.parametrize("status", GenerationStatus)
 def test_answer_is_plain_json(status: GenerationStatus) -> None:
     job = Job(job_id=1, generation_status=status, message="Näh\n\0")
-    answer = dump_answer(job, "E", None)
+    answer = json.loads(encode_answer(job, "E", None))
     assert type(answer["status"]) is str
     assert json.loads(json.dumps(answer)) == answer
 
@@ -297,14 +297,14 @@ def test_answer_is_plain_json(status: GenerationStatus) -> None:
 def test_answer_has_years_of_four_digits(year: int, day: str, moment: str | None) -> None:
     when = datetime(year, 12, 31, tzinfo=UTC)
     job = Job(1, GenerationStatus.WAITING, start=when, end=when, updated_at=when if moment else None)
-    answer = dump_answer(job, "D1", None)
+    answer = json.loads(encode_answer(job, "D1", None))
     assert (answer["start"], answer["end"], answer["generated_at"]) == (day, day, moment)
 
 
 def test_answer_has_generated_at_in_the_configured_format() -> None:
-    assert dump_answer(FINISHED, "E", None, "iso")["generated_at"] == "2024-02-29 04:05:06"
+    assert json.loads(encode_answer(FINISHED, "E", None, "iso"))["generated_at"] == "2024-02-29 04:05:06"
     old = Job(1, GenerationStatus.WAITING, updated_at=datetime(987, 6, 5, 4, 3, 2, tzinfo=UTC))
-    assert dump_answer(old, "E", None, "iso")["generated_at"] == "0987-06-05 04:03:02"
+    assert json.loads(encode_answer(old, "E", None, "iso"))["generated_at"] == "0987-06-05 04:03:02"
 
 
 PARAMETERS = ["submission_id", "file_type", "wait", "timeout"]
