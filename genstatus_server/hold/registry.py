@@ -113,10 +113,6 @@ class HoldRegistry(Generic[K]):
         """The holds that wait for `key`."""
         return frozenset(self._by_key.get(key, ()))
 
-    def count(self, key: K) -> int:
-        """How many holds wait for `key`."""
-        return len(self._by_key.get(key, ()))
-
     def waiting(self) -> int:
         """How many holds have checked and now wait for a wake."""
         return sum(hold.is_waiting for hold in self._holds)

@@ -124,8 +124,8 @@ class StatusHandler(BaseHandler):
 
     def _has_room(self, login: Login) -> bool:
         holds, settings = self.services.holds, self.services.settings
-        held_of_session = holds.count((SESSIONS, login.token_hash))
-        return len(holds) < settings.max_waits and held_of_session < settings.max_waits_per_session
+        held_of_session = holds.of((SESSIONS, login.token_hash))
+        return len(holds) < settings.max_waits and len(held_of_session) < settings.max_waits_per_session
 
     def _log_login(self, login: Login, params: StatusParams | None = None) -> None:
         """Add the caller and the parameters to the log record."""

@@ -29,7 +29,7 @@ async def test_registry_wakes_only_the_holds_of_a_key() -> None:
         assert first.woken
         assert registry.of(A) == {first, second}
         assert not registry.of(("jobs", 3))
-        assert (registry.count(A), registry.count(B), registry.count(("jobs", 3))) == (2, 1, 0)
+        assert (len(registry.of(A)), len(registry.of(B)), len(registry.of(("jobs", 3)))) == (2, 1, 0)
         assert set(registry.keys()) == {A, B}
         assert registry.oldest() is first
         assert now() - 5 < first.held_since <= now()
@@ -58,7 +58,7 @@ async def test_registry_is_empty_after_a_hold_that_raised() -> None:
     registry = HoldRegistry[tuple[str, int]]()
     with suppress(KeyError), registry.hold((A, B)):
         raise KeyError
-    assert (len(registry), registry.count(A), set(registry.keys())) == (0, 0, set())
+    assert (len(registry), len(registry.of(A)), set(registry.keys())) == (0, 0, set())
 
 
 async def test_hold_does_not_wait_for_a_wake_that_came_before() -> None:
