@@ -1,5 +1,6 @@
 """The commands. Exit status: 0 done, 1 cannot start, 2 bad usage or settings."""
 
+import signal
 import sys
 from importlib import import_module
 from typing import Final
@@ -25,6 +26,8 @@ _COMMANDS: Final = {
     "wait": "client.command",
     "worker": "jobs_writer.command",
 }
+#: These ignore SIGUSR1 and SIGUSR2, already while their libraries are imported.
+_SERVERS: Final = frozenset({"demo", "serve"})
 
 
 def main() -> None:
@@ -49,6 +52,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return super().get_command(ctx, cmd_name)
+        if cmd_name in _SERVERS:
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_IGN)
         module = import_module(f"genstatus_server.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found

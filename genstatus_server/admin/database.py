@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, Final, NamedTuple
 
 import click
+import pymongo
 from pymongo import WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -28,6 +29,8 @@ Command = Callable[..., Any]
 _ATTEMPTS: Final = 10
 #: Milliseconds that one operation may take.
 _OPERATION_MS: Final = 30_000
+
+_CONNECT_SECONDS: Final = 5.0
 
 #: An id of a document.
 ID: Final = click.IntRange(1, LARGEST_ID)
@@ -64,6 +67,8 @@ def opened(uri: str, name: str) -> Iterator[Database[Document]]:
     """The database `name`. An error of the driver's within the block ends the command with one line."""
     try:
         with open_client(uri, timeoutMS=_OPERATION_MS) as client:
+            with pymongo.timeout(_CONNECT_SECONDS):  # Or the driver looks for a primary as long as for an operation.
+                client.admin.command("ping")
             yield client.get_database(name, codec_options=CODEC, write_concern=WriteConcern("majority"))
     except PyMongoError as error:
         raise click.ClickException(explain(error)) from error

@@ -86,7 +86,7 @@ def job_from_document(document: Mapping[str, Any] | None) -> Job:
     """The job in `document` (a document of `jobs`, or None where there is none). Never raises."""
     if document is None:
         return NO_JOB
-    problems: list[str] = []
+    problems = ["_id is null"] if document.get("_id", 0) is None else []
     fields = _fields(document, _TYPES, problems)
     upload = _fields(fields["upload"] or {}, _UPLOAD_TYPES, problems, "upload.")
     job_status, upload_status = fields["status"], upload["status"]

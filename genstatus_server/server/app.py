@@ -157,7 +157,7 @@ async def run_app(
             make_application(services),
             sockets,
             idle_timeout=settings.idle_timeout,
-            malformed=MalformedRequests(services.metrics),
+            malformed=MalformedRequests(services.metrics, settings.cors_origins),
         )
         for each in sockets:
             is_unix = each.family == AF_UNIX
@@ -182,6 +182,7 @@ def _tune_garbage_collector() -> None:
 async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> None:
     log.info("draining", signal=shutdown.signal, held=len(services.holds), shutdown_delay=shutdown.delay)
     services.draining = True
+    listener.drain()
     services.holds.drain()
     await asyncio.sleep(shutdown.delay)  # Meanwhile load balancers see that /readyz fails, and send no more requests.
     listener.stop_listening()

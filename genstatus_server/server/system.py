@@ -194,6 +194,10 @@ def _bind(settings: Settings) -> list[socket.socket]:
                 bound.extend(more)
         except (OSError, ValueError) as error:  # ValueError: a file that is no socket is in the way.
             where = address if address.startswith(UNIX) else f"port {port} of {address}"
+            for each in bound:
+                if each.family == socket.AF_UNIX:
+                    Path(each.getsockname()).unlink(missing_ok=True)
+                each.close()
             raise StartupError(f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}") from error
     return bound
 

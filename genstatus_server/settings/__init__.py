@@ -193,7 +193,8 @@ def load_settings(
     """
     errors: list[str] = []
     path = config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
-    from_file = _read_config(path, errors) if path else {}
+    source = "--config" if config else f"{ENVIRONMENT_PREFIX}CONFIG"
+    from_file = _read_config(path, source, errors) if path else {}
     values: dict[str, Any] = {}
     for option in OPTIONS:
         given = (
@@ -233,19 +234,19 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _no_option(name: str, known: Iterable[str]) -> str:
     # The prefix alone would make all variables alike.
-    by_name = {each.removeprefix(ENVIRONMENT_PREFIX): each for each in known}
-    similar = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), by_name, 1)
+    by_name = {each.removeprefix(ENVIRONMENT_PREFIX).lower(): each for each in known}
+    similar = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX).lower(), by_name, 1)
     return "there is no such option" + (f"; did you mean {by_name[similar[0]]}?" if similar else "")
 
 
-def _read_config(path: str, errors: list[str]) -> Mapping[str, Any]:
+def _read_config(path: str, source: str, errors: list[str]) -> Mapping[str, Any]:
     try:
         content = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        errors.append(f"{path}: {error.strerror}")
+        errors.append(f"{source}: {path}: {error.strerror}")
         return {}
     except ValueError as error:
-        errors.append(f"{path}: {error}")
+        errors.append(f"{source}: {path}: {error}")
         return {}
     known = [option.name for option in OPTIONS]
     unknown = [name for name in content if name not in known]

@@ -96,8 +96,11 @@ def addresses(value: Any) -> str:
     addresses = [address.strip() for address in printable(value).split(",")]
     for address in addresses:
         path = address.removeprefix(UNIX)
-        is_path = path.startswith("/") and len(path.encode()) <= _LONGEST_SOCKET_PATH
-        if not address or " " in address or (path != address and not is_path):
+        try:
+            is_valid = path.startswith("/") if path != address else bool(_host(address.lower()))
+        except ValueError:
+            is_valid = False
+        if not is_valid or len(path.encode()) > _LONGEST_SOCKET_PATH:
             raise ValueError("must be host names, IP addresses or unix:/path (107 bytes at most), separated by commas")
     return ",".join(addresses)
 
@@ -121,7 +124,8 @@ def mongodb_uri(value: Any) -> str:
         with warnings.catch_warnings(action="ignore"):  # The server's own client warns of options that do not exist.
             MongoClient[dict[str, Any]](uri, connect=False).close()  # It parses the URI, without I/O.
     except OSError as error:
-        raise ValueError(f"names a file that cannot be read: {error.filename}") from error
+        where = error.filename or "that of tlsCAFile, tlsCertificateKeyFile or tlsCRLFile"
+        raise ValueError(f"names a file that cannot be read: {where}") from error
     except (PyMongoError, ValueError):  # Their messages may repeat the password.
         raise ValueError("must be a URI that MongoDB's driver accepts, with special characters escaped") from None
     return uri

@@ -5,7 +5,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -99,8 +99,10 @@ class BaseHandler(RequestHandler):
             self.set_header(name, value)
         self.set_header("X-Request-ID", self.request_id)
         # Tornado calls this before it initializes the handler, too.
-        if self.application.settings["services"].settings.cors_origins:
-            self._set_cors_headers()
+        origins = self.application.settings["services"].settings.cors_origins
+        if origins:
+            for name, value in cors_headers(self.request.headers, origins).items():
+                self.set_header(name, value)
 
     def on_connection_close(self) -> None:
         """Tornado calls this when the client has gone away, also where it has only closed its side for writing."""
@@ -119,7 +121,7 @@ class BaseHandler(RequestHandler):
         self.set_status(HTTPStatus.NO_CONTENT)
         self.clear_header("Content-Type")
         self.set_header("Allow", ", ".join(self.allowed_methods))
-        if self._is_configured_origin():
+        if self.request.headers.get("Origin") in self.services.settings.cors_origins:
             self.set_header("Access-Control-Allow-Methods", ", ".join(self.allowed_methods))
             self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
             self.set_header("Access-Control-Max-Age", _PREFLIGHT_SECONDS)
@@ -162,18 +164,23 @@ class BaseHandler(RequestHandler):
         """Like Tornado's. Send `Connection: close` while the server drains. Note whether the client has left."""
         if self.services.draining:
             self.set_header("Connection", "close")
+            self.request.headers.pop("Connection", None)  # Or Tornado grants an HTTP/1.0 client its `keep-alive`.
         sent = super().flush(include_footers)
         self.is_client_gone |= sent.done() and sent.exception() is not None
         return sent
 
-    def _is_configured_origin(self) -> bool:
-        return self.request.headers.get("Origin") in self.application.settings["services"].settings.cors_origins
 
-    def _set_cors_headers(self) -> None:
-        self.set_header("Vary", "Origin")
-        if self._is_configured_origin():
-            self.set_header("Access-Control-Allow-Origin", self.request.headers["Origin"])
-            self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+def cors_headers(headers: Mapping[str, str], origins: Collection[str]) -> dict[str, str]:
+    """The CORS headers of the answer to a request with `headers`; `origins` are the configured ones."""
+    if not origins:
+        return {}
+    if headers.get("Origin") not in origins:
+        return {"Vary": "Origin"}
+    return {
+        "Vary": "Origin",
+        "Access-Control-Allow-Origin": headers["Origin"],
+        "Access-Control-Expose-Headers": EXPOSED_HEADERS,
+    }
 
 
 def retry_after(result: WaitResult) -> str:

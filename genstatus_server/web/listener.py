@@ -19,7 +19,6 @@ from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnec
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
-    HTTPInputError,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
     HTTPServerRequest,
@@ -73,8 +72,9 @@ class _Exchange(HTTPMessageDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        cast("ClientStream", self.server_conn.stream).waits_since = math.inf
         method, target, version = cast("RequestStartLine", start_line)
+        stream = cast("ClientStream", self.server_conn.stream)
+        stream.waits_since, stream.head = math.inf, (method, headers)
         url = None if target.startswith("/") else _SCHEME_AND_HOST.match(target)
         if url is not None:  # A whole URL instead of a path (RFC 9112, 3.2.2).
             target = f"/{target[url.end() :].removeprefix('/')}"
@@ -86,11 +86,7 @@ class _Exchange(HTTPMessageDelegate):
             server_connection=self.server_conn,
         )
         # Tornado would parse each query anew, and copy what it finds. Here it is parsed once for many that are alike.
-        request.uri, request.query = target, query
-        try:
-            request.query_arguments = parse_query(query)
-        except ValueError as error:
-            raise HTTPInputError(f"Invalid query string: {error}") from error
+        request.uri, request.query, request.query_arguments = target, query, parse_query(query)
         self.handler = self.application.find_handler(request)
         return self.handler.headers_received(start_line, headers)
 
@@ -131,12 +127,17 @@ class Listener(HTTPServerConnectionDelegate):
         self._files = sys.maxsize if soft_limit == resource.RLIM_INFINITY else soft_limit
         self._resuming: asyncio.TimerHandle | None = None
         self._logged = -_LOG_SECONDS
+        self._is_draining = False
         for each in sockets:
             each.setblocking(False)  # noqa: FBT003 - the standard library's
             if sys.platform == "linux" and each.family != socket.AF_UNIX:  # The connections inherit it.
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self._resume()
         self.close_idle()
+
+    def drain(self) -> None:
+        """From now on, end each connection after its next answer, which must say `Connection: close`."""
+        self._is_draining = True
 
     def stop_listening(self) -> None:
         """Accept no further connection, except those in the system's queue: closing the socket would reset them."""
@@ -174,7 +175,10 @@ class Listener(HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A connection waits for its first request, or the next."""
         connection = cast("HTTP1ServerConnection", server_conn)
-        cast("ClientStream", connection.stream).waits_since = self._loop.time()
+        stream = cast("ClientStream", connection.stream)
+        if self._is_draining and stream.waits_since == math.inf:
+            stream.close()  # Its answer said `Connection: close`.
+        stream.waits_since, stream.head = self._loop.time(), ("", {})
         return _Exchange(self._application, connection, request_conn)
 
     def on_close(self, server_conn: object) -> None:

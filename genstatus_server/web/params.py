@@ -20,7 +20,6 @@ Query = Mapping[str, Sequence[bytes]]
 #: Number of parsed queries that are cached, and the length in characters up to which a query is cached.
 _CACHED_QUERIES: Final = 1024
 _CACHED_LENGTH: Final = 96
-_MAX_PARAMETERS: Final = 1000
 
 #: One preference with its parameters. A quoted text may contain commas. A quote that is not closed ends with the
 #: header, so that each character is read once.
@@ -84,13 +83,13 @@ def parse_params_of_several(query: Query, prefer: Sequence[str]) -> StatusParams
 
 
 def parse_query(query: str) -> dict[str, list[bytes]]:
-    """The parameters in `query`. The result is shared: it must not be changed. Raises `ValueError`."""
+    """The parameters in `query`. The result is shared: it must not be changed."""
     return _parse_short_query(query) if len(query) <= _CACHED_LENGTH else _parse_query(query)
 
 
 def _parse_query(query: str) -> dict[str, list[bytes]]:
     # A byte that is no ASCII stands in `query` as the character of that number.
-    values = parse_qs(query, True, encoding="latin-1", max_num_fields=_MAX_PARAMETERS)  # noqa: FBT003 - blanks are kept
+    values = parse_qs(query, True, encoding="latin-1")  # noqa: FBT003 - blanks are kept
     return {name: [value.encode("latin-1") for value in each] for name, each in values.items()}
 
 
@@ -120,9 +119,10 @@ def _parse_cached(parse: ParseParams, query: str) -> StatusParams | None:
 
 def _requests_wait(query: Query, prefer: Sequence[str]) -> bool:
     """Whether a request, of either route, requests a hold, whatever else is invalid in it."""
-    if "wait" in query:
-        return [value.lower() for value in query["wait"]] in ([b"true"], [b"1"], [b"all"], [b"any"])
-    return _preferred_wait(prefer) is not None
+    values = {value.lower() for value in query.get("wait", ())}
+    if values & {b"true", b"1", b"all", b"any"}:
+        return True
+    return not values & {b"false", b"0"} and _preferred_wait(prefer) is not None
 
 
 def _load(schema: Schema, query: Query) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class StatusHandler(BaseHandler):
 
     _hold: Hold | None = None
     _requests_wait = False
+    #: The value of `Preference-Applied`; empty where no `Prefer` header requested the hold.
+    _preference = ""
 
     @staticmethod
     def parse_params(query: Query, prefer: Sequence[str]) -> StatusParams:
@@ -41,9 +43,11 @@ class StatusHandler(BaseHandler):
             self._hold.end(WaitResult.GONE)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Like the base class. If a hold was requested, also set `X-Wait-Result: error`."""
+        """Like the base class. If a hold was requested, say so: `X-Wait-Result: error`, `Preference-Applied`."""
         if self._requests_wait:
             self.set_header("X-Wait-Result", WaitResult.ERROR)
+        if self._preference:
+            self.set_header("Preference-Applied", self._preference)
         super().write_error(status_code, **kwargs)
 
     async def get(self) -> None:
@@ -53,6 +57,8 @@ class StatusHandler(BaseHandler):
         if isinstance(params, InvalidRequest):  # The error goes only to callers who are logged in.
             self._log_login(await load_login(self.services.documents, token_hash, self.arrived + CHECK_SECONDS))
             raise params
+        if params.preferred_wait:
+            self._preference = f"wait={self._wait_seconds(params):g}"
         checker = StatusChecker(
             self.services, token_hash, params, self._ends_wait_for_any(params) if params.any_file else None
         )
@@ -153,8 +159,8 @@ class StatusHandler(BaseHandler):
         # A hold with `If-None-Match` may reach its deadline although no job is `waiting`. Its answer has it too.
         if result not in {None, WaitResult.SETTLED} or GenerationStatus.WAITING in statuses:
             self.set_header("Retry-After", POLL_SECONDS if result is None else retry_after(result))
-        if params.preferred_wait:
-            self.set_header("Preference-Applied", f"wait={self._wait_seconds(params):g}")
+        if self._preference:
+            self.set_header("Preference-Applied", self._preference)
         return self.encode(params, jobs, urls)
 
     def _ends_wait_for_any(self, params: StatusParams) -> Callable[[Sequence[Job]], bool]:

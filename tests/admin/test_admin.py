@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pymongo.uri_parser
 import pytest
 from click.testing import CliRunner, Result
 
+from genstatus_server.admin import database as admin_database
 from genstatus_server.admin.database import age, duration
 from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
@@ -309,3 +311,14 @@ def test_help_names_every_command() -> None:
     for name in ("serve", "init-db", "session", "user", "submission", "job"):
         assert f"  {name} " in shown
     assert CliRunner().invoke(commands, ["sessions"]).exit_code == 2
+
+
+def test_opened_gives_up_soon_where_mongodb_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_database, "_CONNECT_SECONDS", 0.1)
+    began = time.monotonic()
+    with (
+        pytest.raises(click.ClickException, match="cannot be reached"),
+        admin_database.opened("mongodb://127.0.0.1:1/", "a"),
+    ):
+        pass
+    assert time.monotonic() - began < 10  # An operation may take 30 s.

@@ -133,6 +133,26 @@ def test_rounds_of_holds_do_not_grow_the_memory(served: Served, figures: Figures
     assert served.metrics()[GONE] == (WARM_UP + ROUNDS) * A_ROUND
 
 
+@pytest.mark.parametrize("further", [b"x", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"])
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_client_that_leaves_after_further_bytes_frees_its_hold(
+    server: Server, world: World, how: str, further: bytes
+) -> None:
+    await world.put_job()
+    address = urlsplit(server.base_url)
+    writers = []
+    for _ in range(2):
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(f"GET {question(1)} HTTP/1.1\r\nHost: a\r\nX-Session-ID: owner\r\n\r\n".encode() + further)
+        writers.append(writer)
+    await server.held(2)
+    getattr(writers[0].transport, how)()
+    await until(lambda: len(server.services.holds) == 1, what="its hold is freed")
+    await asyncio.sleep(1)  # Two more looks at the other one, which stays.
+    assert len(server.services.holds) == 1
+    writers[1].close()
+
+
 @pytest.mark.parametrize("server_options", [{"max_waits_per_session": "20000"}])
 @pytest.mark.parametrize("how", ["close", "abort"])
 async def test_leaving_clients_leave_no_task_and_no_request(server: Server, world: World, how: str) -> None:

@@ -17,8 +17,8 @@ from tornado.httpclient import HTTPResponse
 from genstatus_server.model.errors import AccessDenied
 from genstatus_server.mongo.client import HEARTBEAT_MS
 from tests.support.loops import lateness
-from tests.support.server import ROUTE, Server, body, remember, seen_by, until
-from tests.support.world import Document, World, token_hash
+from tests.support.server import DEADLINE, ROUTE, Server, body, remember, seen_by, until
+from tests.support.world import SUBMISSION, Document, World, token_hash
 
 Write = Callable[[World], Awaitable[object]]
 
@@ -574,6 +574,28 @@ async def test_drain_answers_every_hold_with_waiting(server: Server, world: Worl
         pauses.add(int(response.headers["Retry-After"]))
     assert min(pauses) > 0
     assert len(pauses) > 1
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_drain_ends_each_connection_after_its_answer(server: Server, world: World, version: str) -> None:
+    await world.put_job()
+    url = urlsplit(server.base_url)
+    request = f"HTTP/{version}\r\nHost: x\r\nX-Session-ID: owner\r\nConnection: keep-alive\r\n\r\n"
+    connections = [await asyncio.open_connection(url.hostname, url.port) for _ in range(3)]
+    (_, waiting), (_, idle), (_, new) = connections
+    waiting.write(f"GET {ROUTE}?submission_id={SUBMISSION}&file_type=D1&wait=true {request}".encode())
+    idle.write(f"GET /livez {request}".encode())
+    await server.held()
+    server.drain()
+    for writer in (idle, new):
+        writer.write(f"GET /livez {request}".encode())
+    async with asyncio.timeout(DEADLINE):
+        answers = [await reader.read() for reader, _ in connections]  # Until the server closes it.
+    for answer in answers:
+        assert b"connection: close" in answer.rpartition(b"HTTP/1.1 ")[2].lower()
+    assert b"X-Wait-Result: draining" in answers[0]
+    for _, writer in connections:
+        writer.close()
 
 
 async def test_drain_holds_no_further_request(server: Server, world: World) -> None:

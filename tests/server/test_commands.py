@@ -255,6 +255,20 @@ def test_main_ends_at_ctrl_c_while_it_imports(tmp_path: Path) -> None:
         assert not server.log
 
 
+def test_serve_ignores_user_signals_while_it_imports(tmp_path: Path) -> None:
+    reached = tmp_path / "reached"
+    (tmp_path / "prometheus_client.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
+    )
+    with running_server(tmp_path, [], {"PYTHONPATH": str(tmp_path)}) as server:
+        wait_until(reached.exists, "in the midst of an import")
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        ignored = int(status.partition("SigIgn:\t")[2].split()[0], 16)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            assert ignored & 1 << (number - 1)
+        server.process.kill()
+
+
 def test_serve_without_a_mongodb_uri_runs_an_embedded_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     misspelt = {"GENSTATUS_MONGDB_URI": "mongodb://db1/", "GENSTATUS_SERVICE_HOST": "10.0.0.1"}

@@ -11,7 +11,7 @@ from genstatus_server.settings import OPTIONS, BadSettings, Option, Settings, lo
 
 # Three valid values of each option, as text, and what they become.
 VALUES: dict[str, dict[str, object]] = {
-    "address": {"0.0.0.0": "0.0.0.0", "::1": "::1", " unix:/run/a.sock, ::1 ": "unix:/run/a.sock,::1"},  # noqa: S104 - nobody listens
+    "address": {"Host.example": "Host.example", "::1": "::1", " unix:/run/a.sock, ::1 ": "unix:/run/a.sock,::1"},
     "port": {"0": 0, "65535": 65535, " 80 ": 80},
     "mongodb_uri": {
         "mongodb://a/": "mongodb://a/",
@@ -63,7 +63,18 @@ NO_SECONDS = ["-1", "x", "nan", "inf", "-inf", "1e9", "1,5", ""]
 
 #: What each option refuses, as text.
 BAD: dict[str, list[str]] = {
-    "address": ["", "  ", "a,,b", "a b", "unix:", "unix:a", "unix:/" + "a" * 107, "http://a/b c"],
+    "address": [
+        "",
+        "  ",
+        "a,,b",
+        "a b",
+        "unix:",
+        "unix:a",
+        "unix:/" + "a" * 107,
+        "http://a",
+        "127.0.0.1:80",
+        "1.2.3.4.5",
+    ],
     "port": [*NOT_WHOLE, "65536", ""],
     "mongodb_uri": [
         "",
@@ -298,9 +309,9 @@ def test_settings_read_the_file_that_the_environment_names(config: Config, tmp_p
 
 def test_settings_report_an_unreadable_file(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.toml")
-    assert refused({}, {}, missing) == (f"{missing}: No such file or directory",)
-    assert refused({}, {"GENSTATUS_CONFIG": missing}) == (f"{missing}: No such file or directory",)
-    assert refused({}, {}, str(tmp_path)) == (f"{tmp_path}: Is a directory",)
+    assert refused({}, {}, missing) == (f"--config: {missing}: No such file or directory",)
+    assert refused({}, {"GENSTATUS_CONFIG": missing}) == (f"GENSTATUS_CONFIG: {missing}: No such file or directory",)
+    assert refused({}, {}, str(tmp_path)) == (f"--config: {tmp_path}: Is a directory",)
     assert len(refused({"port": "x"}, {}, missing)) == 2
 
 
@@ -309,8 +320,14 @@ def test_settings_report_a_file_that_is_no_toml(tmp_path: Path, content: bytes) 
     path = tmp_path / "bad.toml"
     path.write_bytes(content)
     (line,) = refused({}, {}, str(path))
-    assert line.startswith(f"{path}: ")
+    assert line.startswith(f"--config: {path}: ")
     assert "SECRET" not in line
+
+
+def test_settings_say_that_a_file_of_the_uri_cannot_be_read() -> None:
+    (line,) = refused({"mongodb_uri": "mongodb://a/?tls=true&tlsCAFile=/missing/ca.pem"}, {})
+    assert line.startswith("--mongodb-uri: names a file that cannot be read: ")
+    assert "None" not in line
 
 
 @pytest.mark.parametrize("uri", ["mongodb://u:SECRET@a/", "mongodb+srv://u:SECRET@a/?authMechanismProperties=T:SECRET"])
@@ -340,11 +357,13 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_settings_name_unknown_variables_and_the_option_they_resemble() -> None:
     given = {"GENSTATUS_MONGDB_URI": "x", "GENSTATUS_URL_TLL": "", "GENSTATUS_XYZ": "", "OTHER": "", "GENSTATUS": ""}
+    given["GENSTATUS_url_ttl"] = "8"
     known = {"GENSTATUS_CONFIG": "a", "GENSTATUS_SESSION_TOKEN": "a", "GENSTATUS_URL_TTL": "1"}
     assert unknown_variables(given | known | KUBERNETES) == {
         "GENSTATUS_MONGDB_URI": "there is no such option; did you mean GENSTATUS_MONGODB_URI?",
         "GENSTATUS_URL_TLL": "there is no such option; did you mean GENSTATUS_URL_TTL?",
         "GENSTATUS_XYZ": "there is no such option",
+        "GENSTATUS_url_ttl": "there is no such option; did you mean GENSTATUS_URL_TTL?",
     }
 
 

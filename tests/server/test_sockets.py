@@ -98,6 +98,13 @@ def test_open_sockets_names_an_unusable_address(address: str, why: str) -> None:
     gc.collect()  # Tornado does not close a socket that it cannot bind; Python warns of it here.
 
 
+def test_open_sockets_leaves_no_unix_socket_where_another_address_is_unusable(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    with pytest.raises(StartupError):
+        open_sockets(load_settings({"address": f"unix:{path},no-such-host.invalid"}, {}))
+    assert not path.exists()
+
+
 @contextmanager
 def passed(kind: int = socket.SOCK_STREAM) -> Iterator[socket.socket]:
     """A socket that systemd would listen on."""

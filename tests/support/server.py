@@ -55,6 +55,13 @@ class Server:
     services: Services
     base_url: str
     client: SimpleAsyncHTTPClient
+    listener: Listener
+
+    def drain(self) -> None:
+        """Begin to drain, as `server/app` does it."""
+        self.services.draining = True
+        self.listener.drain()
+        self.services.holds.drain()
 
     async def fetch(self, path: str, **options: Any) -> HTTPResponse:
         """Any request; the answer whatever its status."""
@@ -122,7 +129,7 @@ def serve(stack: AsyncExitStack, services: Services, client: SimpleAsyncHTTPClie
     listener = Listener(make_application(services), sockets, idle_timeout=120, malformed=malformed)
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     stack.push_async_callback(stop, listener, services)
-    return Server(services, url, client)
+    return Server(services, url, client, listener)
 
 
 async def stop(listener: Listener, services: Services) -> None:

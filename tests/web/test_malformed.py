@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -51,7 +52,6 @@ REFUSED: list[tuple[bytes, int, str]] = [
     (HEAD + b"X: " + b"a" * 70_000 + b"\r\n\r\n", 431, "headers_too_large"),
     (HEAD + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n", 431, "headers_too_large"),
     (HEAD + b"X: a\r\n" * 12_000 + b"\r\n", 431, "headers_too_large"),
-    (b"GET /livez?" + b"a=1&" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400, "query"),
     (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(200), 400, "tls"),
     (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + HEAD + b"\r\n", 400, "proxy_protocol"),
     (PROXY_V2 + HEAD + b"\r\n", 400, "proxy_protocol"),
@@ -81,7 +81,8 @@ async def bare() -> AsyncIterator[Bare]:
     sockets = bind_sockets(0, "127.0.0.1")
     made = Bare(sockets[0].getsockname())
     application = Application([("/.*", Answered)])
-    listener = Listener(application, sockets, idle_timeout=60, malformed=MalformedRequests(made.metrics))
+    malformed = MalformedRequests(made.metrics, ["https://broker.example"])
+    listener = Listener(application, sockets, idle_timeout=60, malformed=malformed)
     yield made
     listener.stop_listening()
     await listener.close_connections()
@@ -116,6 +117,35 @@ async def test_malformed_request_is_answered_and_counted(sent: bytes, status: in
         assert int(headers["Content-Length"]) == len(body)
         assert list(json.loads(body)) == ["message"]
         assert server.count(reason) == 1
+
+
+#: Requests that are refused although their headers could be read.
+READABLE: Final = [
+    "",
+    "Host: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n",
+    "Host: x\r\nContent-Length: 99999999\r\n",
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("lines", READABLE)
+async def test_malformed_request_whose_headers_were_read_is_answered_like_others(method: str, lines: str) -> None:
+    more = "Origin: https://broker.example\r\nX-Request-ID: mine\r\n\r\n"
+    async with bare() as server:
+        _, headers, body = await refused(server.address, f"{method} / HTTP/1.1\r\n{lines}{more}".encode())
+        assert headers["X-Request-ID"] == "mine"
+        assert headers["Access-Control-Allow-Origin"] == "https://broker.example"
+        assert "X-Request-ID" in headers["Access-Control-Expose-Headers"]
+        assert headers["Vary"] == "Origin"
+        assert bool(body) is (method == "GET")
+
+
+async def test_malformed_request_is_not_answered_with_the_headers_of_the_last() -> None:
+    async with bare() as server:
+        first = b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: first\r\n\r\n"
+        everything = await received(server.address, first + b"garbage\r\n\r\n")
+    assert b"400 Bad Request" in everything
+    assert b"first" not in everything
 
 
 async def test_tls_client_is_refused_at_once() -> None:

@@ -272,6 +272,21 @@ async def test_route_ignores_unknown_parameters(server: Server) -> None:
         assert "X-Wait-Result" not in response.headers, extra
 
 
+async def test_route_ignores_any_number_of_unknown_parameters(server: Server) -> None:
+    path = f"{ROUTE}?{'a=1&' * 5_000}submission_id={SUBMISSION}&file_type=D1"
+    assert (await server.fetch(path, headers={"X-Session-ID": "owner"})).code == HTTPStatus.OK
+    assert (await server.fetch(path)).code == HTTPStatus.UNAUTHORIZED
+
+
+async def test_route_says_why_it_answers_an_invalid_wait(server: Server) -> None:
+    for wait in ("wait=true&wait=true", "wait=true&timeout=0"):
+        path = f"{ROUTE}?{wait}&submission_id={SUBMISSION}&file_type=D1"
+        response = await server.fetch(path, headers={"X-Session-ID": "owner"})
+        assert (response.code, response.headers["X-Wait-Result"]) == (HTTPStatus.BAD_REQUEST, "error"), wait
+    response = await server.check(headers={"Prefer": "wait=2"}, wait="maybe")
+    assert (response.code, response.headers["X-Wait-Result"]) == (HTTPStatus.BAD_REQUEST, "error")
+
+
 async def test_route_names_every_invalid_parameter(server: Server) -> None:
     response = await server.check(submission_id="x", file_type="x", wait="x", timeout="x")
     assert body(response)["message"].startswith("submission_id: ")
