@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, UnsatisfiableReadError
@@ -27,6 +27,8 @@ _MAX_READ_AHEAD: Final = 256 * 1024
 #: Seconds between two looks at a connection on which bytes may have come after the request that is handled.
 _WATCH_SECONDS: Final = 0.5
 _END_OF_HEAD: Final = b"\r\n\r\n"
+#: Those of a connection that waits for a request.
+NO_HEADERS: Final[Mapping[str, str]] = {}
 #: Seconds between two records of the same reason.
 _LOG_SECONDS: Final = 1.0
 #: The first bytes of connections that speak another protocol than HTTP.
@@ -94,7 +96,7 @@ class ClientStream(IOStream):
     """A client's connection. Requests that Tornado's parser refuses get an answer with our headers and body.
 
     `waits_since` is the loop's time at which the connection began to wait for a request. It is infinite while a request
-    is being handled, whose method and headers are in `head`. After the answer to a refused request, `on_refused` is
+    is being handled, whose `method` and `headers` are kept here. After the answer to a refused request, `on_refused` is
     called with a duplicate of the socket.
     """
 
@@ -106,7 +108,8 @@ class ClientStream(IOStream):
         "_malformed",
         "_on_refused",
         "_protocol",
-        "head",
+        "headers",
+        "method",
         "waits_since",
     )
 
@@ -119,7 +122,8 @@ class ClientStream(IOStream):
     ) -> None:
         super().__init__(connection, max_buffer_size=_MAX_READ_AHEAD)
         self.waits_since = now
-        self.head: tuple[str, Mapping[str, str]] = "", {}
+        self.method = ""
+        self.headers: Mapping[str, str] = NO_HEADERS
         self._malformed = malformed
         self._on_refused = on_refused
         self._has_read = self._is_refused = self._is_watched = False
@@ -130,8 +134,9 @@ class ClientStream(IOStream):
         count = super().read_from_fd(buf)
         if not count:
             return count
-        if not self._is_watched and bytes(buf[:count]).find(_END_OF_HEAD) != count - len(_END_OF_HEAD):
-            self._is_watched = True  # More than a request has come, or less.
+        # Tornado passes a bytearray. If its end is not the first end of a head, more than a request has come, or less.
+        if not self._is_watched and cast("bytearray", buf).find(_END_OF_HEAD, 0, count) != count - len(_END_OF_HEAD):
+            self._is_watched = True
             self.io_loop.call_later(_WATCH_SECONDS, self._close_if_client_is_gone)
         if self._has_read:
             return count
@@ -189,7 +194,7 @@ class ClientStream(IOStream):
 
     def _refuse(self, reason: str) -> bytes:
         self._is_refused = True
-        return self._malformed.refuse(reason, *self.head)
+        return self._malformed.refuse(reason, self.method, self.headers)
 
 
 def _protocol_of(first_bytes: bytes) -> str | None:

@@ -28,7 +28,7 @@ from tornado.httputil import (
 from tornado.web import Application
 
 from genstatus_server.telemetry import log
-from genstatus_server.web.client_stream import ClientStream, MalformedRequests
+from genstatus_server.web.client_stream import NO_HEADERS, ClientStream, MalformedRequests
 from genstatus_server.web.params import parse_query
 
 #: Connections that are accepted in one turn of the loop. The rest of a burst waits in the system's queue at no
@@ -74,7 +74,7 @@ class _Exchange(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         method, target, version = cast("RequestStartLine", start_line)
         stream = cast("ClientStream", self.server_conn.stream)
-        stream.waits_since, stream.head = math.inf, (method, headers)
+        stream.waits_since, stream.method, stream.headers = math.inf, method, headers
         url = None if target.startswith("/") else _SCHEME_AND_HOST.match(target)
         if url is not None:  # A whole URL instead of a path (RFC 9112, 3.2.2).
             target = f"/{target[url.end() :].removeprefix('/')}"
@@ -178,7 +178,7 @@ class Listener(HTTPServerConnectionDelegate):
         stream = cast("ClientStream", connection.stream)
         if self._is_draining and stream.waits_since == math.inf:
             stream.close()  # Its answer said `Connection: close`.
-        stream.waits_since, stream.head = self._loop.time(), ("", {})
+        stream.waits_since, stream.method, stream.headers = self._loop.time(), "", NO_HEADERS
         return _Exchange(self._application, connection, request_conn)
 
     def on_close(self, server_conn: object) -> None:
