@@ -152,6 +152,11 @@ def test_job_takes_null_for_absent(name: str) -> None:
     assert job.generation_status == ("failed" if name in ("_id", "upload.key") else "finished")
 
 
+def test_job_with_null_as_its_id_is_failed() -> None:
+    assert job_from_document({**FINISHED, "_id": None}).problems == ("_id is null",)
+    assert job_from_document({name: value for name, value in FINISHED.items() if name != "_id"}).problems == ()
+
+
 def test_job_ignores_unknown_fields() -> None:
     extra = with_field({**FINISHED, "worker": {"host": 1}}, "upload.etag", [1])
     assert job_from_document(extra) == job_from_document(FINISHED)
