@@ -1,6 +1,6 @@
-"""What a change costs that nobody waits for.
+"""What a change that nobody waits for costs the server and mongod.
 
-It costs the server (no process of it, one, two, and one that holds a request for another job), and mongod.
+Measured with no server process, one, two, and one that holds a request for another job.
 """
 
 import subprocess

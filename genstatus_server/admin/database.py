@@ -20,7 +20,7 @@ from genstatus_server.model.jobs import LARGEST_ID, whole_number
 from genstatus_server.mongo.client import CODEC
 from genstatus_server.mongo.errors import explain
 from genstatus_server.mongo.queries import USERS
-from genstatus_server.mongo.schema import open_client
+from genstatus_server.mongo.schema import CONNECT_MS, open_client
 from genstatus_server.settings import mongodb_settings, with_flags
 
 Document = dict[str, Any]
@@ -29,8 +29,6 @@ Command = Callable[..., Any]
 _ATTEMPTS: Final = 10
 #: Milliseconds that one operation may take.
 _OPERATION_MS: Final = 30_000
-
-_CONNECT_SECONDS: Final = 5.0
 
 #: An id of a document.
 ID: Final = click.IntRange(1, LARGEST_ID)
@@ -67,7 +65,7 @@ def opened(uri: str, name: str) -> Iterator[Database[Document]]:
     """The database `name`. An error of the driver's within the block ends the command with one line."""
     try:
         with open_client(uri, timeoutMS=_OPERATION_MS) as client:
-            with pymongo.timeout(_CONNECT_SECONDS):  # Or the driver looks for a primary as long as for an operation.
+            with pymongo.timeout(CONNECT_MS / 1000):  # Or the driver looks for a primary as long as for an operation.
                 client.admin.command("ping")
             yield client.get_database(name, codec_options=CODEC, write_concern=WriteConcern("majority"))
     except PyMongoError as error:

@@ -147,7 +147,7 @@ def whole_number(value: object) -> int | None:
 def _fields(
     document: Mapping[str, Any], types: Mapping[str, type], problems: list[str], prefix: str = ""
 ) -> dict[str, Any]:
-    """The fields of `document` that have these types. A missing one is None, a wrong one, too, but it is a problem."""
+    """The fields of `document`. A missing field is None. One of another type is None, too, and added to `problems`."""
     found: dict[str, Any] = {}
     for name, kind in types.items():
         value = found[name] = document.get(name)

@@ -21,7 +21,7 @@ from genstatus_server.mongo import client as mongodb
 from genstatus_server.mongo.errors import explain
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
 
-_CONNECT_MS: Final = 5000
+CONNECT_MS: Final = 5000
 _MOST_LISTED: Final = 20
 _UNAUTHORIZED: Final = 13
 
@@ -258,7 +258,7 @@ def open_client(uri: str, **limits: int) -> MongoClient[dict[str, Any]]:
 
     It waits five seconds for a primary by default.
     """
-    limits = {"serverSelectionTimeoutMS": _CONNECT_MS} | limits
+    limits = {"serverSelectionTimeoutMS": CONNECT_MS} | limits
     missing: dict[str, Any] = {name: value for name, value in limits.items() if name.lower() not in uri.lower()}
     return MongoClient(uri, appname="genstatus", **missing)
 

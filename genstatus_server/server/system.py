@@ -44,7 +44,7 @@ class Shutdown(asyncio.Event):
     def handle_signals(self) -> None:
         """Set it at SIGTERM, SIGHUP or SIGINT; SIGINT skips the delay. A second signal ends the process at once.
 
-        If SIGHUP is already ignored, as under `nohup`, it stays ignored. SIGUSR1 and SIGUSR2 are always ignored.
+        If SIGHUP is already ignored, as under `nohup`, it stays ignored.
         """
         loop = asyncio.get_running_loop()
         ends = [signal.SIGTERM, signal.SIGINT]
@@ -52,8 +52,6 @@ class Shutdown(asyncio.Event):
             ends.append(signal.SIGHUP)
         for each in ends:
             loop.add_signal_handler(each, self._on_signal, each)
-        for each in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(each, signal.SIG_IGN)
 
     def parent_gone(self) -> None:
         """End without a delay: a server that is started again needs the port."""

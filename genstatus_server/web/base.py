@@ -164,7 +164,7 @@ class BaseHandler(RequestHandler):
         """Like Tornado's. Send `Connection: close` while the server drains. Note whether the client has left."""
         if self.services.draining:
             self.set_header("Connection", "close")
-            self.request.headers.pop("Connection", None)  # Or Tornado grants an HTTP/1.0 client its `keep-alive`.
+            self.request.headers.pop("Connection", None)  # Tornado would grant `keep-alive` to HTTP/1.0.
         sent = super().flush(include_footers)
         self.is_client_gone |= sent.done() and sent.exception() is not None
         return sent

@@ -136,8 +136,7 @@ class ClientStream(IOStream):
             return count
         # Tornado passes a bytearray. If its end is not the first end of a head, more than a request has come, or less.
         if not self._is_watched and cast("bytearray", buf).find(_END_OF_HEAD, 0, count) != count - len(_END_OF_HEAD):
-            self._is_watched = True
-            self.io_loop.call_later(_WATCH_SECONDS, self._close_if_client_is_gone)
+            self._watch()
         if self._has_read:
             return count
         self._has_read = True
@@ -172,6 +171,10 @@ class ClientStream(IOStream):
             # Its traceback refers to frames, and these to this stream and to what was read.
             self.error = self.error.with_traceback(None)
 
+    def _watch(self) -> None:
+        self._is_watched = True
+        self.io_loop.call_later(_WATCH_SECONDS, self._close_if_client_is_gone)
+
     def _close_if_client_is_gone(self) -> None:
         """Look at the connection while a request is handled, and close it if the client has.
 
@@ -188,9 +191,8 @@ class ClientStream(IOStream):
             is_gone = True
         if is_gone:
             self.close()
-            return
-        self._is_watched = True
-        self.io_loop.call_later(_WATCH_SECONDS, self._close_if_client_is_gone)
+        else:
+            self._watch()
 
     def _refuse(self, reason: str) -> bytes:
         self._is_refused = True

@@ -8,7 +8,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -244,24 +244,26 @@ def address(server: ServerProcess) -> tuple[str, int]:
     return url.hostname or "", url.port or 0
 
 
-def test_main_ends_at_ctrl_c_while_it_imports(tmp_path: Path) -> None:
-    reached = tmp_path / "reached"
-    (tmp_path / "click.py").write_text(
+@contextmanager
+def importing(folder: Path, module: str) -> Iterator[ServerProcess]:
+    """A server that is in the midst of importing `module`, which takes a minute."""
+    reached = folder / "reached"
+    (folder / f"{module}.py").write_text(
         f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
     )
-    with running_server(tmp_path, [], {"PYTHONPATH": str(tmp_path)}) as server:
+    with running_server(folder, [], {"PYTHONPATH": str(folder)}) as server:
         wait_until(reached.exists, "in the midst of an import")
+        yield server
+
+
+def test_main_ends_at_ctrl_c_while_it_imports(tmp_path: Path) -> None:
+    with importing(tmp_path, "click") as server:
         assert server.end(signal.SIGINT) == -signal.SIGINT
         assert not server.log
 
 
 def test_serve_ignores_user_signals_while_it_imports(tmp_path: Path) -> None:
-    reached = tmp_path / "reached"
-    (tmp_path / "prometheus_client.py").write_text(
-        f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
-    )
-    with running_server(tmp_path, [], {"PYTHONPATH": str(tmp_path)}) as server:
-        wait_until(reached.exists, "in the midst of an import")
+    with importing(tmp_path, "prometheus_client") as server:
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         ignored = int(status.partition("SigIgn:\t")[2].split()[0], 16)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
