@@ -13,7 +13,7 @@ from typing import Any
 
 from genstatus_server.cli import main
 from genstatus_server.mongo import cache, documents, loader
-from genstatus_server.s3 import presigner, signing
+from genstatus_server.s3 import presigner
 from genstatus_server.server import app
 from genstatus_server.telemetry import log
 from genstatus_server.web import listener, params, status
@@ -91,7 +91,7 @@ def direct_signature() -> None:
         url: str = await vars(self)["_client"].generate_presigned_url("get_object", Params=wanted, ExpiresIn=expires)
         return url
 
-    replace(signing.UrlSigner, "sign", sign)
+    replace(presigner.UrlSigner, "sign", sign)
 
 
 @switch

@@ -34,7 +34,7 @@ from genstatus_server.mongo.queries import (
 
 
 class Holds(Protocol):
-    """What is needed of `hold.registry.HoldRegistry`."""
+    """What is needed of `hold.holds.HoldRegistry`."""
 
     def keys(self) -> Collection[Key]:
         """The keys of all holds."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 # Motor runs each operation in one of its threads. A blocked read occupies its thread until it times out, and opening
@@ -194,8 +195,8 @@ class Connection:
         thread = ThreadPoolExecutor(1, "change stream")
         try:
             async with self.database.watch(list(pipeline), max_await_time_ms=HEARTBEAT_MS, **start) as stream:
-                loop = asyncio.get_running_loop()
-                yield lambda rest: loop.run_in_executor(thread, _take_batch, stream.delegate, self._monitor, rest)
+                take_batch = partial(_take_batch, stream.delegate, self._monitor)
+                yield partial(asyncio.get_running_loop().run_in_executor, thread, take_batch)
         finally:
             thread.shutdown(wait=False)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pymongo.errors import PyMongoError
 from tornado.web import Application
 
-from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.hold.holds import HoldRegistry
 from genstatus_server.mongo.cache import DocumentCache
 from genstatus_server.mongo.change_stream import ChangeStreamFollower
 from genstatus_server.mongo.client import Connection

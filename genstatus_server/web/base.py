@@ -16,7 +16,7 @@ from tornado.httputil import format_timestamp
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from genstatus_server.hold.registry import HoldRegistry, WaitResult
+from genstatus_server.hold.holds import HoldRegistry, WaitResult
 from genstatus_server.model.errors import ServiceError, ServiceUnavailable
 from genstatus_server.mongo.change_stream import ChangeStreamFollower
 from genstatus_server.mongo.client import Connection

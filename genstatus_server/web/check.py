@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from genstatus_server.hold.loop import Urls
+from genstatus_server.hold.holds import Urls
 from genstatus_server.model.access import Login, check_access, login_of
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus, Job

@@ -7,8 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from genstatus_server.hold.loop import LAST_CHECK_SECONDS, deadline_of, hold_until_settled
-from genstatus_server.hold.registry import Hold, WaitResult
+from genstatus_server.hold.holds import LAST_CHECK_SECONDS, Hold, WaitResult, deadline_of, hold_until_settled
 from genstatus_server.model.access import Login, hash_token
 from genstatus_server.model.errors import InvalidRequest, ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus, Job

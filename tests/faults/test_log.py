@@ -17,7 +17,7 @@ import structlog
 from bson.errors import InvalidBSON
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ServerSelectionTimeoutError
 
-from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.hold.holds import HoldRegistry
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo import change_stream
 from genstatus_server.mongo.change_stream import ChangeStreamFollower

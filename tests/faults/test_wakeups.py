@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from genstatus_server.hold.loop import Urls
+from genstatus_server.hold.holds import Urls
 from genstatus_server.mongo.queries import SUBMISSIONS
 from genstatus_server.web.check import StatusCheck, StatusChecker
 from tests.faults.scale import Figures, allowed, scaled

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pytest
 import structlog
 
-from genstatus_server.hold.loop import Outcome, hold_until_settled
-from genstatus_server.hold.registry import HoldRegistry, WaitResult
+from genstatus_server.hold.holds import HoldRegistry, Outcome, WaitResult, hold_until_settled
 from genstatus_server.model.access import Login, User
 from genstatus_server.model.errors import LoginRequired, ServiceUnavailable
 from genstatus_server.model.jobs import Job

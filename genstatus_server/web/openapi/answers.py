@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from genstatus_server.hold.registry import WaitResult
+from genstatus_server.hold.holds import WaitResult
 from genstatus_server.web.base import ALLOWED_HEADERS, EXPOSED_HEADERS
 
 Object = dict[str, Any]
