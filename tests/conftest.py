@@ -23,9 +23,9 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.mongo.schema import VALIDATORS, initialize
 from tests.support import forking, secrecy, services
-from tests.support.loops import clean_io_loop
+from tests.support.loops import SkippingLoop, clean_io_loop
 from tests.support.requirements import require
-from tests.support.server import Server, settings_for, start
+from tests.support.server import AddressResolver, Server, settings_for, start
 from tests.support.world import World
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "one_python: what is tested is not Python's: on one Python of a whole run is enough"
     )
+    config.addinivalue_line("markers", "skips_time: the loop's time skips to the next timer, so nothing is ever late")
     config.addinivalue_line("markers", "timeout(seconds): longer than other async tests may take (pytest-tornasync)")
     forget_the_shell()
     if not hasattr(config, "workerinput"):
@@ -144,16 +145,17 @@ def shared_url(config: pytest.Config, name: str) -> str:
 
 
 @pytest.fixture
-def io_loop() -> Iterator[IOLoop]:
+def io_loop(request: pytest.FixtureRequest) -> Iterator[IOLoop]:
     """A loop of the test's own; a task that outlives the test fails it."""
-    with clean_io_loop() as loop:
+    skips_time = request.node.get_closest_marker("skips_time") is not None
+    with clean_io_loop(SkippingLoop() if skips_time else None) as loop:
         yield loop
 
 
 @pytest.fixture
 def http_client(io_loop: IOLoop) -> Iterator[SimpleAsyncHTTPClient]:
     """Fetches from anywhere, with more requests at once than a test holds (Tornado's own does ten)."""
-    with closing(SimpleAsyncHTTPClient(force_instance=True, max_clients=1000)) as client:
+    with closing(SimpleAsyncHTTPClient(force_instance=True, max_clients=1000, resolver=AddressResolver())) as client:
         yield client
 
 

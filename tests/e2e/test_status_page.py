@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Download, Route, expect
 
-from genstatus_server.hold.registry import Hold
+from genstatus_server.hold.holds import Hold
 from tests.e2e.browser import Observed, StatusPage
 from tests.e2e.conftest import OpenPage
 from tests.support import npm

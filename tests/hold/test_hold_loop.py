@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
-from genstatus_server.hold.loop import (
+from genstatus_server.hold.holds import (
     JITTER,
     LAST_CHECK_SECONDS,
     LAST_SIGNATURE_SECONDS,
+    Hold,
+    HoldRegistry,
     Outcome,
+    WaitResult,
     deadline_of,
     hold_until_settled,
 )
-from genstatus_server.hold.registry import Hold, HoldRegistry, WaitResult
+
+pytestmark = pytest.mark.skips_time
 
 KEY = ("jobs", 1)
 
@@ -218,8 +222,8 @@ async def test_hold_outlasts_checks_that_fail(monkeypatch: pytest.MonkeyPatch) -
             return pause
 
     pauses: list[float] = []
-    monkeypatch.setattr("genstatus_server.hold.loop._FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("genstatus_server.hold.loop._LONGEST_PAUSE", 0.03)
+    monkeypatch.setattr("genstatus_server.hold.holds._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("genstatus_server.hold.holds._LONGEST_PAUSE", 0.03)
     monkeypatch.setattr("random.uniform", lambda low, high: Share() if (low, high) == (0.5, 1) else None)
     held = await Held(Checker(WAITING, Away(), Away(), Away(), SETTLED)).waits()
     began = now()

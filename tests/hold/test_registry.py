@@ -5,7 +5,9 @@ from contextlib import suppress
 
 import pytest
 
-from genstatus_server.hold.registry import HoldRegistry, WaitResult
+from genstatus_server.hold.holds import HoldRegistry, WaitResult
+
+pytestmark = pytest.mark.skips_time
 
 A, B = ("jobs", 1), ("jobs", 2)
 

@@ -28,6 +28,8 @@ from tests.support.scripted import (
     update,
 )
 
+pytestmark = pytest.mark.skips_time
+
 KEYS = (SESSION_KEY, SUBMISSION_KEY, JOB_KEY)
 OTHER_KEY: Key = (JOBS, (1, "D2"))
 

@@ -12,7 +12,7 @@ import structlog
 from bson.errors import InvalidBSON
 from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
 
-from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.hold.holds import HoldRegistry
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo import change_stream
 from genstatus_server.mongo.change_stream import TOKEN_ATTEMPTS, ChangeStreamFollower, StreamState
@@ -20,6 +20,8 @@ from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE, Key
 from genstatus_server.telemetry.metrics import Metrics
 from tests.support.scripted import JOB_KEY, ScriptedConnection, event, time_of, update
+
+pytestmark = pytest.mark.skips_time
 
 TOKEN = {"after": 7}
 

@@ -12,7 +12,7 @@ from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
 
-from genstatus_server.hold.registry import HoldRegistry
+from genstatus_server.hold.holds import HoldRegistry
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.model.jobs import GenerationStatus
 from genstatus_server.mongo import documents
@@ -37,6 +37,8 @@ from tests.support.scripted import (
     time_of,
     update,
 )
+
+pytestmark = pytest.mark.skips_time
 
 Document = Mapping[str, Any]
 ALL = (SESSION_KEY, SUBMISSION_KEY, JOB_KEY)

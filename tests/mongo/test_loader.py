@@ -9,6 +9,8 @@ from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.loader import BatchLoader
 from genstatus_server.telemetry import log
 
+pytestmark = pytest.mark.skips_time
+
 Task = asyncio.Task[Mapping[int, str]]
 
 

@@ -9,8 +9,7 @@ from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ParamValidationError
 from botocore.session import get_session
 
-from genstatus_server.s3.presigner import content_disposition
-from genstatus_server.s3.signing import open_signer
+from genstatus_server.s3.presigner import content_disposition, open_signer
 
 KEYS = [
     "D1.csv", "123/D1.csv", "a b.csv", "a+b.csv", "a%20b.csv", "a%2Fb", "ä ö/ü.csv", "日本/語.csv", "/leading", "a//b",
@@ -39,7 +38,7 @@ async def test_signer_signs_any_key_as_botocore_does(endpoint_url: str | None) -
 
 
 async def test_signer_caches_a_bounded_number_of_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genstatus_server.s3.signing._MOST_BUCKETS", 2)
+    monkeypatch.setattr("genstatus_server.s3.presigner._MOST_BUCKETS", 2)
     async with open_signer(region="us-west-2", endpoint_url=None, addressing_style="path") as signer:
         for number in [*range(5), 0]:
             url = await signer.sign(f"bucket-{number}", "D1.csv", "attachment", 60, CREDENTIALS)

@@ -1,6 +1,7 @@
 """An event loop per test that is closed clean, or says what the test left behind."""
 
 import asyncio
+import selectors
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -16,11 +17,39 @@ class LeftBehindError(AssertionError):
     """A test ended and something of it was still there."""
 
 
+class _SkippingSelector(selectors.DefaultSelector):
+    """Finds what is there at the moment. Where the loop would wait for a timer, the time of this timer has come.
+
+    Each turn of the loop takes a microsecond.
+    """
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = super().select(timeout if timeout is None else 0)
+        self.now += 1e-6 + (timeout or 0 if not found else 0)
+        return found
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """A loop that never waits for time: while nothing happens, its time skips to the next timer.
+
+    How busy the machine is changes nothing in it. It cannot be used together with threads or other processes.
+    """
+
+    def __init__(self) -> None:
+        self._clock = _SkippingSelector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now
+
+
 @contextmanager
-def clean_io_loop() -> Iterator[IOLoop]:
-    """A Tornado loop that is the thread's current one until it is closed."""
-    io_loop = IOLoop(make_current=False)
-    loop = io_loop.asyncio_loop
+def clean_io_loop(loop: asyncio.AbstractEventLoop | None = None) -> Iterator[IOLoop]:
+    """A Tornado loop (on `loop`, or a new one) that is the thread's current one until it is closed."""
+    loop = loop or asyncio.new_event_loop()
+    io_loop = IOLoop(asyncio_loop=loop, make_current=False)
     unhandled: list[str] = []
     loop.set_exception_handler(lambda _, context: unhandled.append(describe(context)))
     asyncio.set_event_loop(loop)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -11,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from tornado.httpclient import HTTPResponse
-from tornado.netutil import bind_sockets
+from tornado.netutil import Resolver, bind_sockets
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from genstatus_server.mongo.change_stream import StreamState
@@ -46,6 +47,16 @@ async def until(condition: Callable[[], object], *, seconds: float = DEADLINE, w
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         await asyncio.sleep(0.005)
+
+
+class AddressResolver(Resolver):
+    """Takes each host for an IPv4 address: a busy machine is late to start the thread that looks a name up."""
+
+    async def resolve(
+        self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[tuple[int, Any]]:
+        del family
+        return [(socket.AF_INET, (host, port))]
 
 
 @dataclass
