@@ -25,7 +25,7 @@ CLIENTS = 5000
 NUMBERS = range(1, CLIENTS + 1)
 GONE = 'genstatus_hold_seconds_count{result="gone"}'
 DEADLINE = 'genstatus_hold_seconds_count{result="deadline"}'
-#: Seconds of the holds of clients that vanish: long enough for all of them to be held together.
+#: Seconds of the holds of clients that vanish: as a rule long enough for all of them to be held together.
 VANISHED_SECONDS = 20
 
 ROUNDS = scaled(6, 100)
@@ -109,11 +109,12 @@ def test_vanished_clients_free_holds_and_files_at_the_deadline(served: Served, f
         assert len(holds.results()) >= CLIENTS
         # Nobody has told the server. Only, whoever connects anew may get the port of one that has vanished, which ends
         # that one's connection; this test does it each time that it looks.
-        assert served.held() > 0.9 * CLIENTS
+        assert served.metrics().get(GONE, 0) < 0.1 * CLIENTS
         figures.within("from the last deadline until all is free", freed_at(served, files) - sent - VANISHED_SECONDS, 1)
     metrics = served.metrics()
     assert metrics[DEADLINE] > 0.9 * CLIENTS
-    assert metrics[DEADLINE] + metrics.get(GONE, 0) == CLIENTS
+    # A busy machine may take longer than a hold lasts until all are held: then some end, and ask again, before.
+    assert metrics[DEADLINE] + metrics.get(GONE, 0) >= CLIENTS
     assert "Traceback" not in served.server.log
 
 
