@@ -132,31 +132,35 @@ class DocumentCache:
     def lookup(self, keys: Collection[Key]) -> Lookup | None:
         """The documents of `keys`, and the user of a session among them; None where the cache cannot answer.
 
-        The cache answers only while it is current. It does not answer if a job is newer than the session, user or
-        submission: a job that was read ahead of the change stream may have been settled after access was revoked. It
+        The cache answers only while it is current. It does not answer about a job that was read ahead of the change
+        stream if the session, user or submission is older: the job may have been settled after access was revoked. It
         does not answer either while the change stream may still deliver events of a transaction that changed one of
         the documents.
         """
         if not self._freshness.is_current():
             self._misses[next(iter(keys))[0]] += 1
             return None
-        position, is_ahead = self._freshness.position, False
-        found: dict[Key, _Entry] = {}
+        position, newest_job, oldest_access = self._freshness.position, 0, sys.maxsize
+        found: dict[Key, Any] = {}
         pending = list(keys)
         for key in pending:
             collection, identifier = key
             try:
-                entry = found[key] = self._entries[collection][identifier]
+                entry = self._entries[collection][identifier]
             except KeyError:
                 self._misses[collection] += 1
                 return None
             self._hits[collection] += 1
-            is_ahead |= entry.read_at > position or entry.transaction_at > position
+            if entry.transaction_at > position:
+                return None
+            if collection == JOBS:
+                newest_job = max(newest_job, entry.read_at)
+            else:
+                oldest_access = min(oldest_access, entry.read_at)
             if collection == SESSIONS:
                 pending.append((USERS, entry.value.user_id))
-        if is_ahead and not _is_of_one_time(found, position):
-            return None
-        return Lookup({key: entry.value for key, entry in found.items()})
+            found[key] = entry.value
+        return Lookup(found) if newest_job <= max(position, oldest_access) else None
 
     @contextmanager
     def reading(self) -> Iterator[PendingRead]:
@@ -173,8 +177,7 @@ class DocumentCache:
         entries, identifier = self._entries[key[0]], key[1]
         entry = entries.get(identifier)
         if entry is not None and entry.document == document:
-            if key[0] != JOBS or entry.transaction_at:
-                # A job keeps the older time. A session, user or submission that was read since is then not older.
+            if key[0] != JOBS:  # A job keeps the older time: then no access document is older.
                 entry.read_at = max(entry.read_at, read_at)
             return
         job_id = document_id(document["_id"]) if document is not None and key[0] == JOBS else None
@@ -297,18 +300,6 @@ class DocumentCache:
     def _evicted(self, collection: str, identifier: Any, entry: _Entry) -> None:
         self._remove_job_key((collection, identifier), entry)
         self._holds.wake(((collection, identifier),))
-
-
-def _is_of_one_time(found: Mapping[Key, _Entry], position: ClusterTime) -> bool:
-    """Whether session, user and submission are as new as the jobs, and no transaction is only partly applied."""
-    newest_change, oldest_access = position, sys.maxsize
-    for key, entry in found.items():
-        is_job, is_partial = key[0] == JOBS, entry.transaction_at > position
-        if is_job or is_partial:
-            newest_change = max(newest_change, entry.read_at if is_job else 0, entry.transaction_at)
-        if not is_job or is_partial:
-            oldest_access = min(oldest_access, max(entry.read_at, position))
-    return newest_change <= oldest_access
 
 
 def _can_be_cached(key: Key, document: Document | None, value: Any) -> bool:

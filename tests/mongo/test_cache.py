@@ -271,8 +271,17 @@ async def test_rule_5_job_read_ahead_of_its_access_is_not_answered() -> None:
     cached.cache.invalidate(JOB_KEY)
     cached.put(JOB_KEY, {**JOB, **FINISHED}, seconds=12)
     assert cached.status() is None
+    cached.advance(11)
+    assert cached.status() is None
     cached.advance(12)
     assert cached.status() == "finished"
+
+
+async def test_rule_5_access_read_ahead_of_its_job_is_answered() -> None:
+    cached = Cached().put_all()
+    cached.cache.invalidate(SESSION_KEY)
+    cached.put(SESSION_KEY, SESSION, seconds=12)
+    assert cached.status() == "waiting"
 
 
 async def test_rule_5_unchanged_access_becomes_as_new_as_its_job() -> None:
@@ -282,6 +291,12 @@ async def test_rule_5_unchanged_access_becomes_as_new_as_its_job() -> None:
     assert cached.status() == "waiting"
     assert cached.apply(update(12, {"user_id": 99}, collection="submissions", of=1)) == []
     assert cached.apply(update(21, {"user_id": 99}, collection="submissions", of=1)) == [SUBMISSION_KEY]
+
+
+async def test_rule_5_unchanged_job_keeps_the_time_of_its_first_read() -> None:
+    cached = Cached().put_all()
+    cached.put(JOB_KEY, JOB, seconds=20)
+    assert cached.status() == "waiting"
 
 
 @pytest.mark.parametrize("key", [SESSION_KEY, USER_KEY, SUBMISSION_KEY])
@@ -317,19 +332,6 @@ async def test_rule_5_part_of_a_transaction_is_not_answered(key: Key) -> None:
     assert cached.status() is None  # More events of the same transaction may come.
     cached.freshness.advance(time_of(13), now(), time_of(13))
     assert cached.status() is not None
-
-
-async def test_rule_5_transaction_is_answered_after_one_read_of_all() -> None:
-    cached = Cached().put_all()
-    cached.apply(IN_TRANSACTION[JOB_KEY])
-    access = ((SESSION_KEY, SESSION), (USER_KEY, USER), (SUBMISSION_KEY, SUBMISSION))
-    for key, document in access:
-        cached.put(key, document, seconds=12)
-    assert cached.status() is None  # The same transaction may change the job once more.
-    cached.put(JOB_KEY, {**JOB, **FINISHED}, seconds=12)
-    assert cached.status() == "finished"
-    cached.put(SUBMISSION_KEY, SUBMISSION, seconds=13)
-    assert cached.status() == "finished"
 
 
 # Rule 6: whatever a document contains.
