@@ -20,7 +20,7 @@ from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
 from genstatus_server.mongo.schema import initialize
 from genstatus_server.settings import BadSettings
-from tests.support.server import Server, body
+from tests.support.server import DEADLINE, Server, body
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -154,7 +154,7 @@ async def test_server_follows_what_the_commands_write(server: Server, mongodb_ur
 
     async def answered(code: int) -> "HTTPResponse":
         """The answer, once the server has heard of what was written: that may take a few milliseconds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             while (answer := await server.check(made["token"], submission_id=submission)).code != code:
                 pass
         return answer

@@ -32,6 +32,7 @@ from genstatus_server.mongo.schema import initialize
 from genstatus_server.server.demo import worker_environment, worker_line, write_worker_file
 from genstatus_server.settings import Settings
 from tests.support.embedded_processes import wait_until
+from tests.support.processes import DEADLINE
 from tests.support.services import S3
 
 pytestmark = pytest.mark.one_python
@@ -168,7 +169,7 @@ def test_demo_file_downloads_by_its_url_only_if_untampered(
         assert fetch(url[:-4] + ("0000" if url[-4:] != "0000" else "1111"))[0] == 403
         assert fetch(url.partition("?")[0])[0] in {400, 403}
         process.send_signal(signal.SIGTERM)
-        assert (process.wait(5), process.stderr and process.stderr.read()) == (0, b"")
+        assert (process.wait(DEADLINE), process.stderr and process.stderr.read()) == (0, b"")
 
 
 def test_demo_worker_ends_when_its_stdin_closes(
@@ -178,7 +179,7 @@ def test_demo_worker_ends_when_its_stdin_closes(
         wait_until(lambda: jobs.count_documents({}) == 1)
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(5) == 0
+        assert process.wait(DEADLINE) == 0
 
 
 class Steps:

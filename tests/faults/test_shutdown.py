@@ -22,7 +22,7 @@ from tests.faults.serving import Served
 from tests.support.holds import counted, holding, poll, question
 from tests.support.nginx import Nginx, running_nginx
 from tests.support.proc import children_of, is_running
-from tests.support.processes import credentials, flags_for, running_server, wait_until
+from tests.support.processes import DEADLINE, credentials, flags_for, running_server, wait_until
 from tests.support.scene import TOKEN, Scene
 from tests.support.services import S3
 
@@ -123,9 +123,9 @@ def test_request_that_has_arrived_is_answered_at_shutdown(on_one: Scene, mongodb
         os.kill(served.pid, signal.SIGTERM)
         os.kill(served.pid, signal.SIGCONT)
         for each in sockets:
-            each.settimeout(10)
+            each.settimeout(DEADLINE)
             assert each.recv(12) == b"HTTP/1.1 200"
-        assert served.server.process.wait(10) == 0
+        assert served.server.process.wait(DEADLINE) == 0
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -745,7 +745,7 @@ async def test_drain_answers_a_job_that_finishes_meanwhile(server: Server, world
     server.services.draining = True
     server.services.holds.drain()
     for answer in answers:
-        response = await asyncio.wait_for(answer, 5)
+        response = await asyncio.wait_for(answer, DEADLINE)
         assert response.code == HTTPStatus.OK
     await finishing
 

@@ -14,7 +14,7 @@ import yaml
 
 from genstatus_server import __version__
 from genstatus_server.telemetry.metrics import Metrics
-from tests.support.server import Server, until
+from tests.support.server import DEADLINE, Server, until
 from tests.support.world import World
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -74,7 +74,7 @@ async def test_metrics_count_cached_documents_as_hits(server: Server, world: Wor
         return all(after[name][0] > before[name][0] and after[name][1] == before[name][1] for name in before)
 
     # The cache answers once the change stream has passed the time of what was read.
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while not await only_hits():
             pass
 
