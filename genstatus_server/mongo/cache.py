@@ -14,9 +14,11 @@ from genstatus_server.mongo.events import (
     DOCUMENT_OPERATIONS,
     ClusterTime,
     Event,
+    changed_fields,
     changes_key,
     cluster_time,
     document_after,
+    is_same,
     key_of,
 )
 from genstatus_server.mongo.freshness import Freshness
@@ -176,7 +178,7 @@ class DocumentCache:
         """Cache the `document` of `key`, which `read` returned as of the cluster time `read_at`."""
         entries, identifier = self._entries[key[0]], key[1]
         entry = entries.get(identifier)
-        if entry is not None and entry.document == document:
+        if entry is not None and is_same(entry.document, document):
             if key[0] != JOBS:  # A job keeps the older time: then no access document is older.
                 entry.read_at = max(entry.read_at, read_at)
             return
@@ -249,6 +251,9 @@ class DocumentCache:
             after = key_of(event)
             # Without a plain key (an array, for instance), a query may find the job by several keys.
             return None if after is None else {after, before or after}
+        if identifier is None:  # Such a job is never cached. Any hold on a job that is not cached may wait for it.
+            held = self._holds.keys()
+            return [key for key in held if key[0] == JOBS and key[1] not in self._entries[JOBS]]
         # Without a cached job, its key is unknown here. `apply` notes the job's `_id` in the reads under way.
         return (before,) if before is not None else ()
 
@@ -256,8 +261,8 @@ class DocumentCache:
         """The keys of a job that moves. It may have been read under a key that is not known here."""
         updated = event["updateDescription"].get("updatedFields") or {}
         submission_id = before[1][0] if before else None
-        if "submission_id" in updated:
-            submission_id = whole_number(updated["submission_id"])
+        if "submission_id" in changed_fields(event):  # As a whole, or an element of an array: that says too little.
+            submission_id = whole_number(updated.get("submission_id"))
         if submission_id is None:
             return None
         after = {(JOBS, (submission_id, file_type)) for file_type in FILE_TYPES}
@@ -271,7 +276,7 @@ class DocumentCache:
         if time <= entry.read_at:
             return False  # It is part of what was read.
         document = document_after(key, entry.document, event)
-        if document is not None and document == entry.document:
+        if document is not None and is_same(document, entry.document):
             return False
         # Only events of multi-document transactions have it; those of retryable writes do not.
         if "txnNumber" in event:

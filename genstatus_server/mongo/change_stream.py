@@ -35,7 +35,7 @@ REST_SECONDS: Final = 0.005
 #: The same if no request at all is held when the rest begins. Polls notice it, and a hold that begins in that time.
 REST_SECONDS_WITHOUT_HOLDS: Final = 0.025
 #: Seconds between two checks whether a collection has become a view.
-VIEW_CHECK_SECONDS: Final = 30.0
+VIEW_CHECK_SECONDS: Final = 5.0
 
 _FIRST_PAUSE: Final = 0.1
 #: Seconds that a stream must have been open before its end counts as a new fault. Pauses begin short again then.

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,7 +22,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 from pymongo import ReadPreference, monitoring
-from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
 from genstatus_server.mongo.events import ClusterTime, Event, cluster_time
@@ -166,6 +166,9 @@ class Connection:
                 raise
             reply = await database.command(command, codec_options=CODEC)
         cursor = reply["cursor"]
+        if cursor["id"]:  # What does not fit into one reply is read in parts.
+            with suppress(PyMongoError):
+                await database.command("killCursors", collection, cursors=[cursor["id"]])
         return Reply(cursor["firstBatch"], cluster_time(cursor.get("atClusterTime", _NO_TIME)), not cursor["id"])
 
     async def snapshot_time(self) -> ClusterTime:
@@ -173,10 +176,11 @@ class Connection:
         return (await self.snapshot_read("jobs", [{"$match": {"_id": None}}])).time
 
     async def views_among(self, collections: Sequence[str]) -> list[str]:
-        """Those of `collections` that are views: a view sends no events. Raises `PyMongoError`."""
+        """Those of `collections` that are views or time series, which send no events. Raises `PyMongoError`."""
         # In this form it needs no privilege but one on a collection of the database.
         listed = await self.database.list_collections(authorizedCollections=True, nameOnly=True)
-        return sorted([each["name"] async for each in listed if each["type"] == "view" and each["name"] in collections])
+        kinds = {each["name"]: each["type"] async for each in listed}
+        return sorted([name for name in collections if kinds.get(name, "collection") != "collection"])
 
     @asynccontextmanager
     async def open_change_stream(

@@ -10,7 +10,7 @@ from pymongo.errors import AutoReconnect, InvalidOperation, OperationFailure, Py
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.cache import DocumentCache, Holds, Lookup
 from genstatus_server.mongo.client import READ_MS, Connection, Reply, is_logged_out
-from genstatus_server.mongo.events import ClusterTime
+from genstatus_server.mongo.events import ClusterTime, is_same
 from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.loader import BatchLoader
 from genstatus_server.mongo.queries import (
@@ -33,8 +33,9 @@ from genstatus_server.telemetry.metrics import Metrics
 #: The document of each key (None if there is none), and the cluster time of the read.
 Found = dict[Key, tuple[Document | None, ClusterTime]]
 
-#: Error codes for a snapshot that does not exist: right after an election, or after a collection was created.
-_NO_SNAPSHOT: Final = frozenset({239, 246})
+#: Error codes for a snapshot that does not exist, right after an election or after a collection was created, and for a
+#: collection that was dropped or replaced during the read.
+_NO_SNAPSHOT: Final = frozenset({26, 175, 239, 246})
 #: A reply that one document alone makes too large.
 _TOO_LARGE: Final = frozenset({10334, 17280, 4568, 1074})
 _FIRST_PAUSE: Final = 0.01
@@ -78,7 +79,7 @@ class DocumentReader:
         for each in {key[0] for key in keys}:
             self._metrics.mongodb_reads.labels(each).inc()
         loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
-        deadline, not_before = loop.time() + READ_MS / 1000, self._freshness.position
+        deadline, not_before = loop.time() + READ_MS / 1000, self._freshness.delivered
         while True:
             cause: Exception
             try:
@@ -139,7 +140,9 @@ class Documents:
             return
         await self._read([key for key in wanted if key[0] != USERS])
         after = self.cache.documents(wanted)
-        self._holds.wake([key for key in wanted if key not in before or key not in after or after[key] != before[key]])
+        self._holds.wake(
+            [key for key in wanted if key not in before or key not in after or not is_same(after[key], before[key])]
+        )
 
     async def close(self) -> None:
         """End the reads under way."""

@@ -78,6 +78,17 @@ def document_after(key: Key, document: Document | None, event: Event) -> Documen
     return after if key[0] != JOBS or job_key(after) == key else None
 
 
+def is_same(one: object, other: object) -> bool:
+    """Whether two values of documents are equal and of the same types: to Python, `True` equals 1."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(is_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return one == other
+
+
 def _changed(document: Document, path: Sequence[str], value: object) -> Document | None:
     """`document` with `value` at `path`, or without what is there; None where that is not certain."""
     name, *rest = path

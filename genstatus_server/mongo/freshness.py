@@ -19,6 +19,8 @@ class Freshness:
 
     def __init__(self) -> None:
         self.position: ClusterTime = 0
+        #: `position`, or the time of the newest event, where more events of that time may follow.
+        self.delivered: ClusterTime = 0
         self._caught_up_at = float("-inf")
         #: Of earlier answers: when each was requested, and the newest cluster time when MongoDB had answered.
         self._marks: deque[tuple[float, ClusterTime]] = deque()
@@ -29,7 +31,7 @@ class Freshness:
 
     def start(self, position: ClusterTime, requested_at: float) -> None:
         """A new change stream begins after `position`, as of an answer requested at `requested_at`."""
-        self.position = position
+        self.position = self.delivered = position
         self._caught_up_at = requested_at
         self._marks.clear()
 
@@ -54,6 +56,7 @@ class Freshness:
             self.position = max(self.position, newest_event - 1)
             while self._marks and self._marks[0][1] <= self.position:
                 self._caught_up_at = self._marks.popleft()[0]
+        self.delivered = max(self.delivered, self.position, newest_event or 0)
         # Drop marks older than `TRUSTED_SECONDS`: they can no longer make the cache current.
         while self._marks and self._marks[0][0] < requested_at - TRUSTED_SECONDS:
             self._marks.popleft()

@@ -4,7 +4,6 @@ A validator tells the author of a wrong document at once. It refuses what contra
 `jobs_writer`, could not work with. Other fields belong to the writers.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +21,7 @@ from genstatus_server.mongo.errors import explain
 from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
 
 CONNECT_MS: Final = 5000
+_NAMESPACE_EXISTS: Final = 48
 _MOST_LISTED: Final = 20
 _UNAUTHORIZED: Final = 13
 
@@ -281,8 +281,12 @@ async def _read_schema_async(database: mongodb.Database, collection: str) -> Col
 def _apply(database: Database[dict[str, Any]], migration: Migration) -> None:
     validator = {"$jsonSchema": VALIDATORS[migration.collection]}
     if migration.kind is Kind.COLLECTION:
-        with contextlib.suppress(CollectionInvalid):  # Another process has just made it.
+        try:
             database.create_collection(migration.collection, validator=validator)
+        except (CollectionInvalid, OperationFailure) as error:
+            if isinstance(error, OperationFailure) and error.code != _NAMESPACE_EXISTS:
+                raise
+            # Another process has just made it.
     elif migration.kind is Kind.VALIDATOR:
         database.command("collMod", migration.collection, validator=validator)
     elif migration.index is not None:

@@ -372,12 +372,21 @@ def test_documents_without_a_plain_id_disturb_no_other_request(on_one: Scene, mo
 # Views
 
 
-@pytest.mark.parametrize("collection", ["jobs", "submissions", "users", "sessions"])
-def test_server_with_a_view_is_not_ready_and_names_it(
-    on_one: Scene, mongodb_uri: str, serve: Serve, collection: str
+@pytest.mark.parametrize(
+    ("collection", "options"),
+    [
+        *[
+            (name, {"viewOn": f"{name}_stored", "pipeline": []})
+            for name in ("jobs", "submissions", "users", "sessions")
+        ],
+        ("jobs", {"timeseries": {"timeField": "updated_at"}}),
+    ],
+)
+def test_server_with_a_view_or_a_time_series_is_not_ready_and_names_it(
+    on_one: Scene, mongodb_uri: str, serve: Serve, collection: str, options: dict[str, Any]
 ) -> None:
     on_one.database[collection + "_stored"].insert_one({"_id": 1})
-    on_one.database.command("create", collection, viewOn=collection + "_stored", pipeline=[])
+    on_one.database.command("create", collection, **options)
     with serve(mongodb_uri, on_one.name) as served:
         wait_until(lambda: served.readyz()[1].get("views") == [collection], "it is named")
         status, parts = served.readyz()

@@ -18,7 +18,7 @@ from genstatus_server.model.errors import AccessDenied
 from genstatus_server.mongo.client import HEARTBEAT_MS
 from tests.support.loops import lateness
 from tests.support.server import DEADLINE, ROUTE, Server, body, remember, seen_by, until
-from tests.support.world import SUBMISSION, Document, World, token_hash
+from tests.support.world import SUBMISSION, USERS, Document, World, token_hash
 
 Write = Callable[[World], Awaitable[object]]
 
@@ -414,6 +414,13 @@ async def delete_the_submission(world: World) -> None:
 
 async def rename_the_submissions(world: World) -> None:
     await world.submissions.rename("old_submissions")
+
+
+async def test_poll_is_refused_once_website_admin_is_1_instead_of_true(server: Server, world: World) -> None:
+    assert (await server.check("admin")).code == HTTPStatus.OK
+    await world.users.update_one({"_id": USERS["admin"]["_id"]}, {"$set": {"website_admin": 1}})
+    await seen_by(server, world)
+    assert (await server.check("admin")).code == HTTPStatus.FORBIDDEN
 
 
 LOGIN_REQUIRED = (401, {"message": "Login Required"})

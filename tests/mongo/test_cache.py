@@ -173,8 +173,45 @@ async def test_rule_2_uncertain_event_drops_the_job_and_wakes(event_of_it: Event
     cached = Cached().put_all()
     cached.cache.invalidate(JOB_KEY)
     cached.put(JOB_KEY, {**JOB, "upload": {"parts": [1, 2]}})
-    assert JOB_KEY in (cached.apply(event_of_it) or ())
+    keys = cached.apply(event_of_it)
+    assert keys is None or JOB_KEY in keys
     assert cached.cache.documents([JOB_KEY]) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "stored", "change"),
+    [
+        (USER_KEY, {**USER, "website_admin": True}, update(8, {"website_admin": 1}, collection="users", of=11)),
+        (SUBMISSION_KEY, SUBMISSION, update(8, {"user_id": True}, collection="submissions", of=1)),
+        (SUBMISSION_KEY, {**SUBMISSION, "user_id": [1]}, update(8, {"user_id": [1.0]}, collection="submissions", of=1)),
+        (JOB_KEY, {**JOB, "upload": {"status": True}}, update(8, {"upload": {"status": 1}})),
+    ],
+)
+async def test_rule_2_value_of_another_type_is_a_change(key: Key, stored: Mapping[str, Any], change: Event) -> None:
+    cached, after = Cached(), {**stored, **change["updateDescription"]["updatedFields"]}
+    cached.put(key, stored)
+    assert cached.apply(change) == [key]
+    cached = Cached()
+    cached.put(key, stored)
+    cached.put(key, after, seconds=9)
+    assert repr(cached.cache.documents([key]).get(key)) in {repr(after), "None"}
+
+
+@pytest.mark.parametrize("stored_id", [None, 1.5, {"a": 1}])
+async def test_rule_2_event_of_a_job_that_cannot_be_cached_wakes_all_uncached_holds(stored_id: object) -> None:
+    cached = Cached().put_all()
+    assert cached.apply(update(8, FINISHED, of=stored_id)) == []
+    cached.cache.invalidate(JOB_KEY)
+    assert cached.apply(update(8, FINISHED, of=stored_id)) == [JOB_KEY]
+    assert cached.apply(event("delete", JOBS, stored_id, 9)) == [JOB_KEY]
+
+
+async def test_rule_3_change_within_an_array_of_submissions_concerns_everything() -> None:
+    cached = Cached()
+    cached.put(JOB_KEY, {**JOB, "submission_id": [1, 2]})
+    cached.put((JOBS, (3, "D1")), None)
+    assert cached.apply(update(8, {"submission_id.1": 3})) is None
+    assert cached.cache.documents([(JOBS, (3, "D1"))]) == {}
 
 
 @pytest.mark.parametrize("fields", [{"lease": {"owner": "a"}}, {"attempts.0": 1}, {"status": "waiting"}])

@@ -164,11 +164,14 @@ async def test_stream_begins_behind_the_time_of_a_snapshot(mongodb_uri: str, wor
             assert ids(await batch_with_events(next_batch)) == [2]
 
 
-async def test_snapshot_read_reports_an_incomplete_reply(mongodb_uri: str, world: World) -> None:
+async def test_snapshot_read_reports_an_incomplete_reply_and_closes_its_cursor(mongodb_uri: str, world: World) -> None:
     async with connected(mongodb_uri, world, for_stream=False) as connection:
         await world.jobs.insert_many([{"_id": number, "message": "x" * 9_000_000} for number in (1, 2)])
         reply = await connection.snapshot_read("jobs", [{"$match": {}}])
         assert (len(reply.documents), reply.is_complete) == (1, False)
+        operations = {"$currentOp": {"allUsers": True, "idleCursors": True}}
+        of_jobs = {"$match": {"ns": f"{world.name}.jobs", "type": "idleCursor"}}
+        assert not await (await world.client["admin"].aggregate([operations, of_jobs])).to_list()
         reply = await connection.snapshot_read("jobs", [{"$match": {"_id": 1}}])
         assert (len(reply.documents), reply.is_complete) == (1, True)
 

@@ -92,6 +92,19 @@ def test_freshness_position_of_an_idle_stream_advances(clock: Clock) -> None:
     assert freshness.position == time_of(7)
 
 
+def test_freshness_knows_what_was_delivered_beside_its_position(clock: Clock) -> None:
+    freshness = Freshness()
+    freshness.start(time_of(5), requested_at=100)
+    assert freshness.delivered == time_of(5)
+    freshness.advance(time_of(9), requested_at=101, newest_time=time_of(12))
+    assert (freshness.position, freshness.delivered) == (time_of(9) - 1, time_of(9))
+    freshness.stop()
+    assert freshness.delivered == time_of(9)
+    freshness.advance(None, requested_at=102, newest_time=time_of(12))
+    freshness.advance(None, requested_at=103, newest_time=time_of(12))
+    assert freshness.delivered == time_of(12)
+
+
 def test_freshness_position_never_goes_back(clock: Clock) -> None:
     freshness = Freshness()
     freshness.start(time_of(9), requested_at=100)
