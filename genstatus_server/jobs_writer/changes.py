@@ -64,7 +64,7 @@ def request(submission_id: int, file_type: str, start: datetime | None, end: dat
             {
                 "$set": {
                     "status": "waiting",
-                    "generation": {"$add": [{"$ifNull": ["$generation", 0]}, 1]},
+                    "generation": {"$add": [_number("generation"), 1]},
                     "updated_at": "$$NOW",
                     **dates,
                 }
@@ -164,7 +164,7 @@ def confirm_end(job_id: int, lease: Lease) -> Change:
 
 
 def _take(wanted: Document, lease: Lease) -> Change:
-    attempts = {"$ifNull": ["$attempts", 0]}
+    attempts = _number("attempts")
     exhausted = {"$gte": [attempts, lease.max_attempts]}
     # Literal: a string that begins with a dollar sign would be looked up as a field.
     held = {
@@ -204,6 +204,11 @@ def _update(fields: Document, unset: Sequence[str]) -> Document:
 
 def _held(job_id: int, lease: Lease) -> Document:
     return {"_id": job_id, "lease.token": lease.token}
+
+
+def _number(field: str) -> Document:
+    """The number in `field`; 0 where there is none, or something else."""
+    return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", 0]}
 
 
 def _lease_end(lease: Lease) -> Document:

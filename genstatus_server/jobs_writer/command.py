@@ -1,7 +1,6 @@
 """`genstatus worker run`: a generate function in several processes, of which those that die are replaced."""
 
 import asyncio
-import inspect
 import logging
 import multiprocessing
 import os
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 from genstatus_server.jobs_writer.aio import AsyncJobsWriter
-from genstatus_server.jobs_writer.writer import JobsWriter
+from genstatus_server.jobs_writer.writer import JobsWriter, is_coroutine_function
 from genstatus_server.model.jobs import FILE_TYPES
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def run(processes: int, file_types: Sequence[str], **options: Any) -> None:
     _log_to_stderr()
     parsed = Options(file_types=tuple(file_types) or None, **options)
     _function(parsed.generate)
+    _check(parsed)
     _Supervisor(parsed, processes).run()
 
 
@@ -142,7 +143,7 @@ def work(options: Options) -> None:
     generate = _function(options.generate)
     with MongoClient[dict[str, Any]](options.uri, appname="genstatus-worker") as client:
         terms: dict[str, Any] = {"bucket": options.bucket, "lease_seconds": options.lease_seconds}
-        if inspect.iscoroutinefunction(generate):
+        if is_coroutine_function(generate):
             asyncio.run(_work_async(AsyncJobsWriter(client[options.database], **terms), generate, options))
         else:
             JobsWriter(client[options.database], **terms).work(generate, options.file_types, stop=stop)
@@ -203,6 +204,15 @@ def _function(name: str) -> Callable[[Any], Any]:
         raise click.BadParameter(f"{name} is no function", param_hint="MODULE:FUNCTION")
     generate: Callable[[Any], Any] = found
     return generate
+
+
+def _check(options: Options) -> None:
+    """Refuse what no process could work with, before they are started."""
+    try:
+        with MongoClient[dict[str, Any]](options.uri, connect=False) as client:
+            JobsWriter(client[options.database], bucket=options.bucket, lease_seconds=options.lease_seconds)
+    except (PyMongoError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _log_to_stderr() -> None:

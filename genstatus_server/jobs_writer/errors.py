@@ -1,12 +1,13 @@
 """Errors that a worker gets or raises, how they end a job, and which ones of MongoDB pass by themselves. Pure."""
 
+import functools
 import random
 import signal
 from asyncio import CancelledError
 from collections.abc import Iterator
 from enum import Enum, auto
-from types import TracebackType
-from typing import Final
+from types import CodeType, TracebackType
+from typing import Any, Final
 
 from pymongo.errors import ConnectionFailure, PyMongoError
 
@@ -80,10 +81,10 @@ class Ending(Enum):
     LOST = auto()
 
 
-def ending_of(error: BaseException | None) -> tuple[Ending, str]:
+def ending_of(error: BaseException | None, handlers: frozenset[CodeType] = frozenset()) -> tuple[Ending, str]:
     """How a block that is left by `error` ends its job, and the message for callers.
 
-    An exception group counts as what all of its errors are.
+    An exception group counts as what all of its errors are. `handlers` is `handler_codes` of when the block began.
     """
     if error is None:
         return Ending.FINISHED, ""
@@ -96,7 +97,22 @@ def ending_of(error: BaseException | None) -> tuple[Ending, str]:
         return Ending.INVALID if is_invalid else Ending.FAILED, text.strip() or DEFAULT_FAILURE
     if all(isinstance(each, Exception) for each in leaves):
         return Ending.FAILED, DEFAULT_FAILURE
-    return Ending.RELEASED if any(map(_stops, leaves)) else Ending.REQUEUED, ""
+    handlers |= handler_codes()
+    return Ending.RELEASED if any(_stops(each, handlers) for each in leaves) else Ending.REQUEUED, ""
+
+
+def handler_codes() -> frozenset[CodeType]:
+    """The code of the signal handlers that are installed: what they raise comes out of them."""
+    return frozenset(filter(None, (_code_of(signal.getsignal(number)) for number in signal.valid_signals())))
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not callable(handler):
+        return None
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def is_for_callers(error: BaseException) -> bool:
@@ -117,18 +133,16 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _stops(error: BaseException) -> bool:
+def _stops(error: BaseException, handlers: frozenset[CodeType]) -> bool:
     """Whether `error` stops the worker. A `sys.exit` of the generation itself is a failed attempt."""
     if isinstance(error, SystemExit):
-        return _is_from_signal_handler(error.__traceback__)
+        return _comes_from(error.__traceback__, handlers)
     return isinstance(error, KeyboardInterrupt | CancelledError | GeneratorExit)
 
 
-def _is_from_signal_handler(trace: TracebackType | None) -> bool:
-    handlers = (signal.getsignal(number) for number in signal.valid_signals())
-    codes = {getattr(handler, "__code__", None) for handler in handlers}
+def _comes_from(trace: TracebackType | None, handlers: frozenset[CodeType]) -> bool:
     while trace is not None:
-        if trace.tb_frame.f_code in codes:
+        if trace.tb_frame.f_code in handlers:
             return True
         trace = trace.tb_next
     return False

@@ -17,7 +17,14 @@ from pymongo.errors import PyMongoError
 
 from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, File, Lease
-from genstatus_server.jobs_writer.errors import Ending, LeaseLost, NothingUploaded, clean_message, ending_of
+from genstatus_server.jobs_writer.errors import (
+    Ending,
+    LeaseLost,
+    NothingUploaded,
+    clean_message,
+    ending_of,
+    handler_codes,
+)
 from genstatus_server.jobs_writer.lease import LeaseKeeper
 from genstatus_server.jobs_writer.s3 import Source, checked_place
 from genstatus_server.jobs_writer.terms import JobEvent, OnEvent, Terms, is_integer, report
@@ -79,6 +86,7 @@ class JobHandle(JobBase):
         self._size: int | None = None
         self._lease = tools.terms.new_lease()
         self._claimed_at = 0.0
+        self._handlers = handler_codes()
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""
@@ -102,6 +110,8 @@ class JobHandle(JobBase):
         self._lease, self._claimed_at = lease, claimed_at
         self.keeper = LeaseKeeper(self._tools.jobs, self.job_id, lease, claimed_at)
         weakref.finalize(self, self.keeper.abandon).atexit = False
+        # A handler may put another in its place before it raises, so that a second signal kills.
+        self._handlers = handler_codes()
         self._report("claimed")
 
     def upload(  # noqa: PLR0913 - options, by keyword
@@ -182,7 +192,7 @@ class JobHandle(JobBase):
         if self._is_settled or self.keeper is None or not self.keeper.is_of_this_process:
             return
         try:
-            self._end(*ending_of(error))
+            self._end(*ending_of(error, self._handlers))
         except (PyMongoError, LeaseLost) as unwritten:
             if error is None:
                 raise

@@ -75,7 +75,7 @@ class LeaseKeeper:
         if not is_made:
             self._is_lost = True
             self.stop()
-            raise self._lost()
+            raise self._lost("; whether it was changed is not known") if is_repeated else self._lost()
 
     def stop(self) -> None:
         """End the heartbeat. The lease is left to run out, unless a change has ended it."""

@@ -16,6 +16,7 @@ from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES, LARGEST_ID
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
+_LONGEST_LEASE: Final = 10 * 366 * 86400
 _FAILED: Final = frozenset({"failed", "lost"})
 
 
@@ -29,8 +30,8 @@ class Terms:
     bucket: str | None
 
     def __post_init__(self) -> None:
-        if not self.lease_seconds > 0 or not self.max_attempts > 0:
-            raise ValueError("lease_seconds and max_attempts must be greater than 0")
+        if not 0 < self.lease_seconds < _LONGEST_LEASE or not self.max_attempts > 0:
+            raise ValueError("lease_seconds and max_attempts must be greater than 0, and a lease shorter than 10 years")
         if self.bucket is not None:
             checked_bucket(self.bucket)
 

@@ -89,6 +89,14 @@ def in_daemon_thread(function: Callable[[], T]) -> "Future[T]":
     return future
 
 
+def _tag_of(reply: Mapping[str, Any]) -> str:
+    """The entity tag of what was sent. Without one, something between here and S3 has answered, such as a portal."""
+    tag: str | None = reply.get("ETag")
+    if not tag:
+        raise ConnectionError("the answer to the upload is not one of S3's: it has no ETag")
+    return tag
+
+
 class _Stopped(Exception):
     """Ends the threads of a stopped upload."""
 
@@ -141,7 +149,7 @@ class _Transfer:
             self._send_parts(_popped(ahead, pieces))
         else:
             size, body = len(ahead[0]), _Body(ahead[0], self._stopped)
-            self._result(self._request("put_object", self._args_of("PutObject"), Body=body))
+            _tag_of(self._result(self._request("put_object", self._args_of("PutObject"), Body=body)))
             self._count(size)
         return self._sent
 
@@ -151,7 +159,7 @@ class _Transfer:
         for future in [future for future in self._running if future.done()]:
             number, size = self._running.pop(future)
             sums = {name: value for name, value in future.result().items() if name.startswith("Checksum")}
-            self._parts[number] = {"PartNumber": number, "ETag": future.result()["ETag"]} | sums
+            self._parts[number] = {"PartNumber": number, "ETag": _tag_of(future.result())} | sums
             self._count(size)
 
     def stop(self) -> None:

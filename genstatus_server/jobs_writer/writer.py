@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from inspect import iscoroutinefunction
 from typing import Any, Final, Self
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference, ReturnDocument, WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -60,7 +61,12 @@ class JobsWriter:
         on_event: OnEvent | None = None,
     ) -> None:
         options: dict[str, Any] = {
-            "codec_options": CodecOptions[Document](tz_aware=True),
+            # Whatever a document holds can be decoded: a job that makes no sense must not end its worker.
+            "codec_options": CodecOptions[Document](
+                tz_aware=True,
+                unicode_decode_error_handler="replace",
+                datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+            ),
             "read_preference": ReadPreference.PRIMARY,
             "write_concern": write_concern,
         }
@@ -133,8 +139,10 @@ class JobsWriter:
     ) -> None:
         """Call `generate` with each job that is claimed, as the block of its context manager, until `stop` is set.
 
-        What it raises is logged, with its trace, and the next job is claimed.
+        What it raises is logged, with its trace, and the next job is claimed. A coroutine function is a TypeError.
         """
+        if is_coroutine_function(generate):
+            raise TypeError("generate is a coroutine function: AsyncJobsWriter awaits it")
         for job in self.claims(file_types, poll_seconds=poll_seconds, stop=stop):
             try:
                 with job:
@@ -270,6 +278,11 @@ class Claims:
 
     def __exit__(self, *_: object) -> None:
         self.idle.close()
+
+
+def is_coroutine_function(generate: Callable[..., object]) -> bool:
+    """Whether `generate` is one, or an object that is called like one."""
+    return iscoroutinefunction(generate) or iscoroutinefunction(type(generate).__call__)
 
 
 def log_error(job: JobBase, error: BaseException) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from bson.datetime_ms import DatetimeMS
 
 from genstatus_server.jobs_writer import GenerationInvalid, JobsWriter
 from genstatus_server.jobs_writer.watch import JobWatch
@@ -140,6 +141,7 @@ OLD: dict[str, Document] = {
     "an id that is text": {"_id": "abc", "submission_id": 9, "file_type": "E"},
     "a submission that is text": {"_id": 1, "submission_id": "x", "file_type": "E"},
     "a time that is text": {"_id": 1, "submission_id": 9, "file_type": "D1", "end": "today"},
+    "a time after the year 9999": {"_id": 1, "submission_id": 9, "file_type": "D1", "end": DatetimeMS(253402300800000)},
     "half a generation": {"_id": 1, "submission_id": 9, "file_type": "D1", "generation": 0.5},
 }
 
@@ -152,7 +154,7 @@ def unvalidated(initialized: Database) -> Iterator[Database]:
     initialized.command({"collMod": "jobs", "validationLevel": "strict"})
 
 
-@pytest.mark.parametrize("old", OLD)
+@pytest.mark.parametrize("old", [name for name in OLD if name != "a time after the year 9999"])
 def test_job_that_validators_refuse_is_passed_over_and_logged_once(
     unvalidated: Database, mongodb_uri: str, caplog: pytest.LogCaptureFixture, old: str
 ) -> None:
@@ -185,6 +187,18 @@ def test_malformed_job_is_failed_without_validators(unvalidated: Database, old: 
         job.finish(key="F.csv")
     assert claimed == [7]
     assert jobs.count_documents({"status": "failed"}) == 1
+
+
+def test_attempts_and_generation_that_are_no_numbers_count_from_nothing(unvalidated: Database) -> None:
+    strange = {"_id": 1, "submission_id": 9, "file_type": "E", "status": "waiting", "attempts": "2", "generation": "x"}
+    unvalidated["jobs"].insert_one(strange)
+    writer = JobsWriter(unvalidated)
+    assert writer.request(9, "E").generation == 1
+    unvalidated["jobs"].update_one({"_id": 1}, {"$set": {"attempts": "2"}})
+    job = writer.claim()
+    assert job is not None
+    assert job.attempt == 1
+    job.release()
 
 
 def test_file_type_that_does_not_exist_is_logged_once(unvalidated: Database, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@
 # ruff: noqa: PT012
 
 import asyncio
+import functools
 import io
 import signal
 import sys
@@ -51,6 +52,29 @@ async def test_messages_are_cleaned_and_cut(bench: Bench) -> None:
     await job.start()
     await job.fail("\udfff" + "y" * 17_000_000)
     assert bench.stored(job)["message"] == "?" + "y" * 3999
+
+
+class Stopper:
+    def __call__(self, *_: object) -> None:
+        sys.exit()
+
+
+def stop_once(*_: object) -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    sys.exit()
+
+
+@pytest.mark.parametrize("handler", [stop_once, functools.partial(stop_once), Stopper(), Stopper().__call__])
+async def test_worker_stopped_by_any_kind_of_handler_gives_its_job_back(bench: Bench, handler: Any) -> None:
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(SystemExit):
+            async with await bench.writer.request(1, "D1") as job:
+                signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    document = bench.stored(job)
+    assert (document["status"], document["attempts"]) == ("waiting", 0)
 
 
 @pytest.mark.parametrize("is_signal", [False, True])

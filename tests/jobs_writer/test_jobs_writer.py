@@ -62,6 +62,21 @@ async def test_async_writer_refuses_an_async_client(mongodb_uri: str) -> None:
     await client.close()
 
 
+async def async_generate(job: object) -> None:
+    del job
+
+
+class AsyncGenerator:
+    async def __call__(self, job: object) -> None:
+        del job
+
+
+@pytest.mark.parametrize("generate", [async_generate, AsyncGenerator()])
+def test_blocking_writer_refuses_a_coroutine_function(initialized: Any, generate: Any) -> None:
+    with pytest.raises(TypeError, match="AsyncJobsWriter"):
+        JobsWriter(initialized).work(generate)
+
+
 async def test_request_makes_a_job_in_waiting(bench: Bench) -> None:
     job = await bench.writer.request(1, "D1", date(2026, 7, 1), date(2026, 9, 30))
     document = bench.stored(job)
