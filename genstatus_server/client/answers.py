@@ -65,7 +65,7 @@ class Update:
 
 def generation_from(body: Any) -> Generation | None:
     """The answer in a JSON body, None where it is none. Keys of a newer server are ignored."""
-    if not isinstance(body, Mapping) or body.get("status") not in set(Status):
+    if not isinstance(body, Mapping) or body.get("status") not in list(Status):
         return None
     values = {name: body[name] for name in _TYPES if name in body}
     if not all(isinstance(value, _TYPES[name]) for name, value in values.items()) or "file_type" not in values:
@@ -96,11 +96,14 @@ class GenerationRefused(GenerationError):
     """
 
     def __init__(self, status: int, message: str, errors: Mapping[str, Sequence[str]], request_id: str) -> None:
-        super().__init__(message)
+        super().__init__(status, message, errors, request_id)  # All of them, so that it can be pickled.
         self.status = status
         self.message = message
         self.errors = errors
         self.request_id = request_id
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ServerUnavailable(GenerationError):

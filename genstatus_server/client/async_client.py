@@ -18,10 +18,11 @@ from .part_file import Output, PartFile, Progress, StreamOutput
 from .request import (
     CHUNK,
     LARGEST_ANSWER,
+    NO_REPLY,
     Target,
     fetch_request,
-    http_options,
     no_reply,
+    open_http,
 )
 from .rules import Fetch, Reply, SendRequest, Sleep, Steps, Timing
 
@@ -33,7 +34,7 @@ class AsyncGenerationClient:
         self._target = Target(base_url, session_token)
         # Each call that waits holds a connection, and a call that cannot get one would look like a dead server.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._http = httpx.AsyncClient(**http_options(verify=verify, limits=limits))
+        self._http = open_http(httpx.AsyncClient, verify=verify, limits=limits)
         #: The clock, and what pauses between attempts are drawn from.
         self.timing = Timing(time.monotonic, random.random)
 
@@ -76,7 +77,7 @@ class AsyncGenerationClient:
         cannot be written.
         """
         steps = rules.download(self.timing, generation, timeout=timeout)
-        part = await asyncio.to_thread(PartFile, path, on_progress)
+        part = PartFile(path, on_progress)  # Not in a thread: a cancelled task would leave the file behind.
         try:
             await self._follow(steps, submission_id, file_type, part)
             return await asyncio.to_thread(part.keep)
@@ -142,7 +143,7 @@ class AsyncGenerationClient:
                     if len(body) > LARGEST_ANSWER:
                         return Reply(error="the answer does not end")
                 return Reply(response.status_code, dict(response.headers), bytes(body))
-        except (httpx.RequestError, TimeoutError) as error:
+        except NO_REPLY as error:
             return no_reply(error)
 
     async def _fetch(self, step: Fetch, output: Output) -> Reply:
@@ -156,5 +157,5 @@ class AsyncGenerationClient:
                 async for chunk in response.aiter_raw(CHUNK):
                     await asyncio.to_thread(output.write, chunk)
                 return Reply(httpx.codes.OK, received=output.received)
-        except (httpx.RequestError, TimeoutError) as error:
+        except NO_REPLY as error:
             return no_reply(error, output.received)

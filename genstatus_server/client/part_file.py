@@ -42,13 +42,21 @@ class Output(ABC):
             self._begin(tag if tag.startswith('"') else "", total)  # A weak one says nothing of bytes.
             return ""
         if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-            if tag == self._tag and re.match(rf"bytes {self.received}-", sent):
+            if tag == self._tag and self._is_rest(sent):
                 return ""
             self._tag = ""  # Begin anew.
             return "the storage sent other bytes than were requested"
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             self._tag = ""
         return refusal(status)
+
+    def _is_rest(self, content_range: str) -> bool:
+        """Whether this range is all that is missing, up to the last byte of the file."""
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range)
+        if found is None or int(found[1]) != self.received:
+            return False
+        total = self._total if found[3] == "*" else int(found[3])
+        return total is None or (int(found[2]) + 1 == total and self._total in {None, total})
 
     def write(self, chunk: bytes) -> None:
         self._put(chunk)
@@ -120,7 +128,8 @@ class StreamOutput(Output):
         new = memoryview(chunk)[max(self._written - self.received, 0) :]
         self._written += len(new)
         while new:
-            new = new[self._stream.write(new) :]
+            # Of a raw stream, the number of bytes that it took. Others take all, and some of those return None.
+            new = new[self._stream.write(new) or len(new) :]
 
 
 def _check_replaceable(path: Path) -> None:

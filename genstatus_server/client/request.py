@@ -2,15 +2,18 @@
 
 import logging
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from .part_file import Output
 from .rules import Fetch, Reply, SendRequest
+
+T = TypeVar("T")
 
 ROUTE: Final = "/v1/check_generation_status/"
 CONNECT_SECONDS: Final = 10.0
@@ -19,6 +22,9 @@ STALL_SECONDS: Final = 30.0
 #: No answer of the server is larger; a captive portal's page may be.
 LARGEST_ANSWER: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024
+
+#: What is raised where a request gets no answer. A presigned URL that is none is the last.
+NO_REPLY: Final = (httpx.RequestError, TimeoutError, httpx.InvalidURL)
 
 #: The distributions that bring this package.
 _DISTRIBUTIONS: Final = {"genstatus_client": "genstatus-client", "genstatus_server": "genstatus-server"}
@@ -37,8 +43,13 @@ class Target:
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("the server's URL must begin with http:// or https:// and a host")
-        if not (self.session_token and self.session_token.isascii() and self.session_token.isprintable()):
-            raise ValueError("the session token must be of printable ASCII characters, and not empty")
+        try:
+            httpx.URL(self.base_url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"the server's URL cannot be used: {error}") from error
+        token = self.session_token
+        if not (token and token.isascii() and token.isprintable() and token == token.strip()):
+            raise ValueError("the session token must be of printable ASCII characters, without spaces around it")
 
     def request(self, submission_id: int, file_type: str, step: SendRequest) -> dict[str, Any]:
         """The arguments of httpx's `stream`."""
@@ -54,9 +65,12 @@ class Target:
         }
 
 
-def http_options(**options: Any) -> dict[str, Any]:
-    """The arguments of httpx's clients. No redirect is followed: the token must not reach another server."""
-    return {"follow_redirects": False, "headers": {"User-Agent": _USER_AGENT}, **options}
+def open_http(kind: Callable[..., T], **options: Any) -> T:
+    """One of httpx's clients. No redirect is followed: the token must not reach another server. Raises ValueError."""
+    try:
+        return kind(follow_redirects=False, headers={"User-Agent": _USER_AGENT}, **options)
+    except (httpx.InvalidURL, ImportError) as error:
+        raise ValueError(f"the proxy that the environment names cannot be used: {error}") from error
 
 
 def fetch_request(step: Fetch, output: Output) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from .part_file import Output, PartFile, Progress, StreamOutput
 from .request import (
     CHUNK,
     LARGEST_ANSWER,
+    NO_REPLY,
     Target,
     fetch_request,
-    http_options,
     no_reply,
+    open_http,
 )
 from .rules import Fetch, Reply, SendRequest, Sleep, Steps, Timing
 
@@ -35,7 +36,8 @@ class GenerationClient:
 
     def __init__(self, base_url: str, session_token: str, *, verify: ssl.SSLContext | bool = True) -> None:
         self._target = Target(base_url, session_token)
-        self._http = httpx.Client(**http_options(verify=verify))
+        self._verify = verify
+        self._open()
         #: The clock, and what pauses between attempts are drawn from.
         self.timing = Timing(time.monotonic, random.random)
 
@@ -100,6 +102,9 @@ class GenerationClient:
     def close(self) -> None:
         self._http.close()
 
+    def _open(self) -> None:
+        self._http, self._process = open_http(httpx.Client, verify=self._verify), os.getpid()
+
     def __enter__(self) -> Self:
         return self
 
@@ -110,6 +115,8 @@ class GenerationClient:
 
     def _follow(self, steps: Steps, submission_id: int, file_type: str, output: Output | None = None) -> Generation:
         """Do each step, until there is a result."""
+        if self._process != os.getpid():  # Two processes on one connection would get each other's answers.
+            self._open()
         try:
             step = next(steps)
             while True:
@@ -137,7 +144,7 @@ class GenerationClient:
                     if time.monotonic() > ends or len(body) > LARGEST_ANSWER:
                         return Reply(error="the answer does not end")
                 return Reply(response.status_code, dict(response.headers), bytes(body))
-        except httpx.RequestError as error:
+        except NO_REPLY as error:
             return no_reply(error)
 
     def _fetch(self, step: Fetch, output: Output) -> Reply:
@@ -151,5 +158,5 @@ class GenerationClient:
                     if time.monotonic() > ends:
                         return Reply(error="the time is over", received=output.received)
                 return Reply(httpx.codes.OK, received=output.received)
-        except httpx.RequestError as error:
+        except NO_REPLY as error:
             return no_reply(error, output.received)

@@ -43,7 +43,6 @@ USAGE: Final = 2
 NO_ACCESS: Final = 4
 TIMED_OUT: Final = 124
 INTERRUPTED: Final = 130
-TERMINATED: Final = 143
 #: Names of standard output; as paths they would be replaced.
 _STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 _EXIT_STATUS: Final = {Status.FINISHED: 0, Status.FAILED: FAILED, Status.INVALID: 3}
@@ -75,7 +74,9 @@ class Wanted:
 def run(base_url: str, session_token: str, wanted: Wanted) -> int:
     """Returns the exit status. Only the result goes to standard output."""
     # An exception, so that the part of a file is removed at the end by a signal, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # As SIGHUP is under `nohup`.
+            signal.signal(number, lambda got, _: sys.exit(128 + got))
     with open_display(str(wanted)) as display:
         try:
             if wanted.path is not None and not wanted.is_to_stdout:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from genstatus_server.client import (
     WaitTimedOut,
     rules,
 )
+from genstatus_server.client.answers import generation_from
 from genstatus_server.client.part_file import PartFile, StreamOutput
 from genstatus_server.client.request import Target
 from genstatus_server.client.rules import Fetch, Reply, SendRequest, Sleep, Step, Steps, Timing
@@ -352,7 +354,7 @@ def test_target_refuses_an_invalid_url(url: str) -> None:
         Target(url, "token")
 
 
-@pytest.mark.parametrize("token", ["", "a\nb", "ä", "\x00"])
+@pytest.mark.parametrize("token", ["", "a\nb", "ä", "\x00", " SECRET", "SECRET "])
 def test_target_refuses_an_invalid_token(token: str) -> None:
     with pytest.raises(ValueError, match="token") as caught:
         Target("http://x", token)
@@ -394,6 +396,10 @@ TAG = {"etag": '"a"'}
         (200, {"etag": '"b"'}, "", b"def"),
         (206, {"etag": '"b"', "content-range": "bytes 3-5/6"}, "other bytes", None),
         (206, TAG | {"content-range": "bytes 2-5/6"}, "other bytes", None),
+        (206, TAG | {"content-range": "bytes 3-4/6"}, "other bytes", None),
+        (206, TAG | {"content-range": "bytes 3-6/7"}, "other bytes", None),
+        (206, TAG | {"content-range": "bytes 3-2/*"}, "other bytes", None),
+        (206, TAG | {"content-range": "bytes 3-5/*"}, "", b"abcdef"),
         (416, {}, "HTTP 416", None),
         (403, {}, "HTTP 403", None),
     ],
@@ -434,6 +440,32 @@ def test_download_writes_no_byte_of_a_stream_twice() -> None:
     assert stream.getvalue() == b"abcdef"
     with pytest.raises(DownloadFailed, match="same file"):
         output.accept(200, {"etag": '"b"'}, 6)
+
+
+class Silent(io.BytesIO):
+    """Takes all that it is given, and does not say so."""
+
+    def write(self, data: Any, /) -> None:  # type: ignore[override] # what many a stream does
+        super().write(data)
+
+
+def test_download_writes_to_a_stream_that_returns_nothing() -> None:
+    stream = Silent()
+    output = StreamOutput(stream, lambda *_: None)
+    assert not output.accept(200, TAG, 6)
+    output.write(b"abcdef")
+    assert stream.getvalue() == b"abcdef"
+
+
+def test_refusal_can_be_sent_to_another_process() -> None:
+    pickled = pickle.dumps(GenerationRefused(401, "Login Required", {"a": ["b"]}, "id"))
+    error = pickle.loads(pickled)  # noqa: S301 - it is ours
+    assert (str(error), error.status, error.errors, error.request_id) == ("Login Required", 401, {"a": ["b"]}, "id")
+
+
+@pytest.mark.parametrize("status", [{"code": "ok"}, ["finished"], None, 1])
+def test_answer_with_a_strange_status_is_none(status: object) -> None:
+    assert generation_from({"status": status, "file_type": "D1"}) is None
 
 
 def test_part_file_refuses_a_path_to_no_ordinary_file(tmp_path: Path) -> None:

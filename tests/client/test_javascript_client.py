@@ -133,6 +133,50 @@ def test_javascript_client_keeps_a_hold_when_its_page_is_shown(tmp_path: Path) -
     assert wait_by_script(tmp_path, [None, FINISHED], events={1: "hidden"}).times == [0, 2]
 
 
+def test_javascript_client_does_not_mind_a_clock_that_is_set_back(tmp_path: Path) -> None:
+    later = {**(DEADLINE or {}), "after": 20_000}
+    assert wait_by_script(tmp_path, [later, FINISHED], events={5: "clockSetBack"}).times == [0, 21]
+
+
+@pytest.mark.parametrize("phase", ["asking", "waiting", "reconnecting", "settled"])
+def test_javascript_client_rejects_with_the_error_of_its_callback(tmp_path: Path, phase: str) -> None:
+    told = wait_by_script(tmp_path, [waiting(), None, FINISHED], fails=phase)
+    assert told.refused is not None
+    assert told.refused["message"] == "a mistake of the caller"
+    assert told.updates[-1]["phase"] == phase
+
+
+def test_javascript_client_takes_an_undefined_wait_for_none_given(tmp_path: Path) -> None:
+    (asked,) = wait_by_script(tmp_path, [FINISHED], undefinedWait=True).asked
+    assert parse_qs(urlsplit(asked["url"]).query)["timeout"] == ["25"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseUrl": "server"}, "Invalid URL"),
+        ({"baseUrl": "ftp://server"}, "baseUrl must begin with http:// or https://"),
+        ({"sessionToken": "SECRET\nTOKEN"}, "sessionToken must be printable ASCII"),
+        ({"sessionToken": " "}, "sessionToken must be printable ASCII"),
+        ({"wait": -1}, "wait must be a number of seconds"),
+        ({"wait": "soon"}, "wait must be a number of seconds"),
+    ],
+)
+def test_javascript_client_refuses_what_no_request_can_be_made_of(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    told = wait_by_script(tmp_path, [FINISHED], **options)
+    assert told.refused is not None
+    assert told.refused["message"] == message
+    assert not told.asked
+
+
+def test_javascript_client_says_nothing_of_a_page_that_is_no_json(tmp_path: Path) -> None:
+    told = wait_by_script(tmp_path, [error(403, text="<html>portal")])
+    assert told.refused is not None
+    assert (told.refused["message"], told.refused["body"]) == ("Unexpected answer (HTTP 403)", None)
+
+
 def test_javascript_client_sends_the_token_to_the_server_only(tmp_path: Path) -> None:
     (asked,) = wait_by_script(tmp_path, [FINISHED], submissionId="9007199254740993").asked
     parts = urlsplit(asked["url"])

@@ -256,7 +256,7 @@ def test_wait_command_reports_an_unreachable_server() -> None:
 
 
 def test_wait_command_refuses_an_invalid_token() -> None:
-    told = "D1 of submission 1: the session token must be of printable ASCII characters, and not empty\n"
+    told = "D1 of submission 1: the session token must be of printable ASCII characters, without spaces around it\n"
     assert run_here(token="a\nb") == (2, told)
 
 

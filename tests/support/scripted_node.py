@@ -21,7 +21,9 @@ const realTurn = setImmediate;
 
 let now = 0, names = 0;
 const timers = new Map();
-Date.now = () => now;
+let wall = 0;
+Date.now = () => now + wall;
+performance.now = () => now;
 globalThis.setTimeout = (run, ms) => (timers.set(++names, { at: now + Math.max(ms, 0), run }), names);
 globalThis.clearTimeout = (name) => timers.delete(name);
 let seed = 1;
@@ -42,6 +44,7 @@ const happen = {
   abort: () => stop.abort(new Error("enough")),
   visible: () => show("visible"),
   hidden: () => show("hidden"),
+  clockSetBack: () => (wall -= 3600000),
 };
 function show(state) {
   document.visibilityState = state;
@@ -64,8 +67,12 @@ async function fetch(url, { signal, ...init }) {
 }
 
 const updates = [];
-const onUpdate = ({ phase, retryAt, failures }) => updates.push({ phase, retryAt, failures });
+const onUpdate = ({ phase, retryAt, failures }) => {
+  updates.push({ phase, retryAt, failures });
+  if (phase === options.fails) throw new Error("a mistake of the caller");
+};
 const told = { answer: null, refused: null };
+if (options.undefinedWait) options.wait = undefined;
 let isOver = false;
 waitForGeneration({ ...options, signal: stop.signal, fetch, onUpdate }).then(
   (answer) => (told.answer = answer),

@@ -14,41 +14,39 @@ const LONGEST_BACKOFF_MS = 30_000;
 export class GenerationError extends Error {
   constructor(message, { status, body, requestId }) {
     super(message);
-    this.name = "GenerationError";
-    Object.assign(this, { status, body, requestId });
+    Object.assign(this, { name: "GenerationError", status, body, requestId });
   }
 }
 
 /** Resolves with the answer once its status is no longer `waiting`; rejects when refused (400, 401, 403) or aborted. */
 export async function waitForGeneration(options) {
   const { signal, onUpdate = () => {} } = options;
+  const request = checked({ ...options, wait: options.wait ?? 25 });
   const nudges = watchNudges();
   try {
-    for (let failures = 0; ; ) {
+    for (let failures = 0, pause; ; ) {
       signal?.throwIfAborted();
-      const sentAt = Date.now();
+      const earliest = performance.now() + SHORTEST_CYCLE_MS; // No wall clock: somebody may set that back.
       onUpdate({ phase: "asking", failures });
-      let pause;
-      try {
-        const { answer, waitResult, retryAfterMs } = await sendRequest({ wait: 25, ...options }, nudges);
-        if (answer.status !== "waiting") {
-          onUpdate({ phase: "settled", answer });
-          return answer;
-        }
-        failures = 0;
-        // The server spreads the deadlines of holds, so no pause is added.
-        pause = { floor: retryAfterMs, extra: waitResult === "deadline" ? 0 : 1000 * Math.random() };
-        pause.floor = Math.max(pause.floor, sentAt + SHORTEST_CYCLE_MS - Date.now());
-        onUpdate({ phase: "waiting", answer, waitResult, retryAt: Date.now() + pause.floor + pause.extra });
-      } catch (error) {
+      const { answer, waitResult, retryAfterMs, error } = await sendRequest(request, nudges).catch((e) => ({ error: e }));
+      if (!answer) {
         signal?.throwIfAborted();
         if (error instanceof GenerationError && GIVE_UP.has(error.status)) throw error;
         const isNudged = error === NUDGED;
         if (!isNudged) failures += 1;
         const backoff = isNudged ? 0 : Math.random() * Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** failures);
-        const floor = Math.max(error.retryAfterMs ?? 0, isNudged ? sentAt + SHORTEST_CYCLE_MS - Date.now() : 0);
+        const floor = Math.max(error?.retryAfterMs ?? 0, isNudged ? earliest - performance.now() : 0);
         pause = { floor, extra: Math.max(0, backoff - floor) };
         onUpdate({ phase: "reconnecting", error, failures, retryAt: Date.now() + pause.floor + pause.extra });
+      } else if (answer.status === "waiting") {
+        failures = 0;
+        // The server spreads the deadlines of holds, so no pause is added.
+        const floor = Math.max(retryAfterMs, earliest - performance.now());
+        pause = { floor, extra: waitResult === "deadline" ? 0 : 1000 * Math.random() };
+        onUpdate({ phase: "waiting", answer, waitResult, retryAt: Date.now() + pause.floor + pause.extra });
+      } else {
+        onUpdate({ phase: "settled", answer });
+        return answer;
       }
       await sleep(pause.floor, { signal }); // This part of the pause is never cut short.
       await sleep(pause.extra, { signal, nudges });
@@ -60,12 +58,21 @@ export async function waitForGeneration(options) {
 
 /** Sends one request without a hold. Resolves with the answer; rejects on any answer but a 200. */
 export async function checkGeneration(options) {
-  return (await sendRequest({ ...options, wait: 0 })).answer;
+  return (await sendRequest(checked({ ...options, wait: 0 }))).answer;
+}
+
+/** `options`, unless no request could be made of them: then a TypeError, which does not show the token. */
+function checked(options) {
+  const { protocol } = new URL(options.baseUrl, globalThis.location?.href);
+  if (!["http:", "https:"].includes(protocol)) throw new TypeError("baseUrl must begin with http:// or https://");
+  if (!/^[ -~]*[!-~][ -~]*$/.test(options.sessionToken)) throw new TypeError("sessionToken must be printable ASCII");
+  if (!(options.wait >= 0 && options.wait < Infinity)) throw new TypeError("wait must be a number of seconds");
+  return options;
 }
 
 async function sendRequest({ baseUrl, sessionToken, submissionId, fileType, signal, wait, fetch = globalThis.fetch }, nudges) {
-  const query = new URLSearchParams({ submission_id: submissionId, file_type: fileType });
-  if (wait) query.append("wait", "true"), query.append("timeout", wait);
+  const hold = wait ? { wait: "true", timeout: wait } : {};
+  const query = new URLSearchParams({ submission_id: submissionId, file_type: fileType, ...hold });
   const attempt = new AbortController();
   const stop = () => attempt.abort(signal.reason);
   signal?.throwIfAborted();
@@ -87,12 +94,12 @@ async function sendRequest({ baseUrl, sessionToken, submissionId, fileType, sign
       redirect: "error", // The token goes to nobody else.
     });
     const header = (name) => response.headers.get(name);
-    const body = await response.json().catch((error) => attempt.signal.throwIfAborted() ?? { message: String(error) });
+    const body = await response.json().catch(() => attempt.signal.throwIfAborted() ?? null); // No JSON: a proxy's page.
     const retryAfterMs = toMilliseconds(header("Retry-After"));
     if (response.status !== 200 || !STATUSES.has(body?.status)) {
       const message = (response.status !== 200 && body?.message) || `Unexpected answer (HTTP ${response.status})`;
-      const details = { status: response.status, body, requestId: header("X-Request-ID") };
-      throw Object.assign(new GenerationError(message, details), { retryAfterMs });
+      const error = new GenerationError(message, { status: response.status, body, requestId: header("X-Request-ID") });
+      throw Object.assign(error, { retryAfterMs });
     }
     return { answer: body, waitResult: header("X-Wait-Result"), retryAfterMs };
   } finally {
@@ -120,8 +127,7 @@ function sleep(milliseconds, { signal, nudges }) {
     const abort = () => end(() => reject(signal.reason));
     const timer = setTimeout(() => end(resolve), Math.max(milliseconds, 0));
     const forget = nudges?.add(() => end(resolve));
-    if (signal?.aborted) abort();
-    else signal?.addEventListener("abort", abort);
+    signal?.aborted ? abort() : signal?.addEventListener("abort", abort);
   });
 }
 
@@ -139,6 +145,5 @@ function watchNudges() {
     globalThis.removeEventListener?.("online", online);
     globalThis.document?.removeEventListener("visibilitychange", visible);
   };
-  const add = (listener) => listeners.add(listener) && (() => listeners.delete(listener));
-  return { add, close };
+  return { close, add: (listener) => listeners.add(listener) && (() => listeners.delete(listener)) };
 }
