@@ -1,6 +1,7 @@
 """What the admin commands have in common: their database, the ids in it, and their output as a table or as JSON."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ _OPERATION_MS: Final = 30_000
 ID: Final = click.IntRange(1, LARGEST_ID)
 Row = Mapping[str, Any]
 
+_LONGEST_SECONDS: Final = 36_500 * 86_400
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -76,6 +78,8 @@ def insert_with_free_id(collection: Collection[Document], document: Document, do
     """Insert `document` under `document_id`, or under the next that is free; gives it with its `_id`."""
     for _ in range(_ATTEMPTS):
         complete = {"_id": document_id or _highest_id(collection) + 1, **document}
+        if complete["_id"] > LARGEST_ID:
+            raise click.ClickException(f"{collection.name} has the largest id there is: choose an --id")
         try:
             collection.insert_one(complete)
         except DuplicateKeyError:
@@ -163,7 +167,10 @@ def duration(text: str) -> int:
     number, unit = text[:-1], text[-1:]
     if not (re.fullmatch("[0-9]{1,9}", number, re.ASCII) and int(number) and unit in _SECONDS):
         raise click.BadParameter(f"{text!r} is no length of time; one looks like 90s, 30m, 2h or 7d")
-    return int(number) * _SECONDS[unit]
+    seconds = int(number) * _SECONDS[unit]
+    if seconds > _LONGEST_SECONDS:
+        raise click.BadParameter(f"{text!r} is longer than 36500d")
+    return seconds
 
 
 def age(moment: datetime | None) -> str | None:
@@ -178,8 +185,19 @@ def age(moment: datetime | None) -> str | None:
     return " ".join(parts[:2])
 
 
+def _finite(value: Any) -> Any:
+    """`value` without numbers that JSON cannot express."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=lambda it: it.isoformat() if isinstance(it, datetime) else str(it))
+    return json.dumps(
+        _finite(value), indent=2, default=lambda it: it.isoformat() if isinstance(it, datetime) else str(it)
+    )
 
 
 def _cell(value: Any) -> str:

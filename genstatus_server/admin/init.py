@@ -37,9 +37,11 @@ ROLES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
 def init_db(config: str | None, *, dry_run: bool, **flags: str | None) -> None:
     """Create the collections with their validators, and the indexes. Safe to repeat."""
     settings = mongodb_settings(flags, config)
-    lines = list(initialize(settings.mongodb_uri or "", settings.mongodb_database, dry_run=dry_run))
-    for line in lines or [f"{settings.mongodb_database}: nothing to do"]:
+    line = None
+    for line in initialize(settings.mongodb_uri or "", settings.mongodb_database, dry_run=dry_run):
         click.echo(line)
+    if line is None:
+        click.echo(f"{settings.mongodb_database}: nothing to do")
 
 
 @click.command("init-roles")

@@ -100,8 +100,8 @@ def list_(database: Database[Document], stuck: int | None, status: str | None, l
         # Not "less than": a job without `updated_at` counts as stuck.
         query["updated_at"] = {"$not": {"$gte": datetime.now(UTC) - timedelta(seconds=stuck)}}
     if status == "waiting":
-        query |= {"status": {"$in": ["waiting", "running", "finished"]}}
-        query |= {"upload.status": {"$in": [None, "waiting", "running"]}}
+        without_file = {"status": "finished", "upload.status": {"$in": [None, "waiting", "running"]}}
+        query["$or"] = [{"status": {"$in": ["waiting", "running"]}}, without_file]
     rows = []
     # The query is a first selection; what a document means is decided in `model` alone.
     for document in database[JOBS].find(query).sort([("updated_at", 1), ("_id", 1)]):

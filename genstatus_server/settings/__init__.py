@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -185,18 +185,21 @@ def with_flags(*names: str) -> Callable[[C], C]:
 
 
 def load_settings(
-    flags: Mapping[str, str | None], environment: Mapping[str, str], config: str | None = None
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str],
+    config: str | None = None,
+    only: Collection[str] = (),
 ) -> Settings:
     """The settings from, strongest first: flags, environment, the file named by `config` or the environment, defaults.
 
-    Raises `BadSettings`.
+    With `only`, the options of these names; the others have their defaults. Raises `BadSettings`.
     """
     errors: list[str] = []
     path = config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
     source = "--config" if config else f"{ENVIRONMENT_PREFIX}CONFIG"
     from_file = _read_config(path, source, errors) if path else {}
     values: dict[str, Any] = {}
-    for option in OPTIONS:
+    for option in [each for each in OPTIONS if not only or each.name in only]:
         given = (
             (flags.get(option.name), option.flag),
             (environment.get(option.environment) or None, option.environment),
@@ -214,7 +217,7 @@ def load_settings(
 
 def mongodb_settings(flags: Mapping[str, str | None], config: str | None) -> Settings:
     """The settings of a command that needs a MongoDB to be named. Raises `BadSettings`."""
-    settings = load_settings(flags, os.environ, config)
+    settings = load_settings(flags, os.environ, config, only=flags)
     if settings.mongodb_uri is None:
         line = "mongodb_uri: name the MongoDB, with --mongodb-uri or GENSTATUS_MONGODB_URI"
         raise BadSettings([line, *(f"{name}: {hint}" for name, hint in unknown_variables(os.environ).items())])

@@ -21,16 +21,17 @@ import structlog
 from tornado.iostream import StreamBufferFullError
 
 #: Each text with a secret contains one of these; a search for them is quick.
-_SUSPICIOUS: Final = ("signature", "aws4", "credential", "security-token", "awsaccesskeyid", "session", "mongodb")
+_SUSPICIOUS: Final = ("signature", "aws4", "credential", "security-token", "awsaccesskeyid", "session", "://")
 _SECRETS: Final = re.compile(
     # The query of a presigned URL (Signature V4 and V2), and a session token in a header or a query. A quote may be
     # escaped, more than once, because it is the rendered record that is scrubbed.
     r"(?i)((?:x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid|x-session-id|session)"
-    r"\\*[\"']?\s*(?:=|%3d|:)\s*\\*[\"']?)[^&\s\"'<>,\\]+"
+    # A quote that ends a text of the record is followed by its structure.
+    r"\\*[\"']?\s*(?:=|%3d|:)\s*(?:\\*[\"'](?![\]},:])|\\*))[^&\s\"'<>,\\]+"
 )
 #: A signature, or the hash of a session token.
 _DIGEST: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", re.IGNORECASE)
-_USER_INFO: Final = re.compile(r"(?i)(mongodb(?:\+srv)?://)[^@/\s]+@")
+_USER_INFO: Final = re.compile(r"(?i)([a-z][a-z0-9+.-]*://)[^@/\s\"'\\]+@")
 #: Details in the driver's messages that only its developers need, and the command that an unauthorized error quotes.
 _DRIVER_DETAILS: Final = re.compile(
     r"(, Timeout: [\d.]+s)?, Topology Description: .*|,? full error: .*| \(configured timeouts: [^)]*\)|\s*\{.*"

@@ -185,16 +185,19 @@ def test_job_list_finds_stuck_jobs(
     put(database, 7, 9, upload={"status": "failed"})
     put(database, 8, 9, status="failed")
     put(database, 9, 9, status="ready")
+    put(database, 10, 4, status="running", upload={"status": "finished", "key": "10/D1.csv"})
 
     def listed(*arguments: str) -> list[int]:
         return [each["job_id"] for each in json.loads(run("job", "list", *arguments, "--json").stdout)]
 
-    assert listed("--stuck", "2h") == [4, 3, 5, 2]
+    assert listed("--stuck", "2h") == [4, 3, 5, 10, 2]
     assert listed("--stuck", "1d") == [4, 3]
     assert listed("--stuck", "2h", "--limit", "2") == [4, 3]
     assert listed("--status", "failed") == [7, 8]
-    assert len(listed()) == 9
+    assert len(listed()) == 10
     run("job", "list", "--stuck", "2h", "--status", "failed", status=2)
+    database["jobs"].update_one({"_id": 10}, {"$set": {"size": float("nan")}})
+    assert "NaN" not in run("job", "show", "10", "D1", "--json").stdout
     lines = run("job", "list", "--stuck", "1d").stdout.splitlines()
     assert lines[0].split()[:3] == ["job_id", "submission_id", "file_type"]
     assert lines[2].endswith("1d 6h")
@@ -223,7 +226,7 @@ def test_duration_reads_a_length_of_time(text: str, seconds: int) -> None:
     assert age(datetime.now(UTC) - timedelta(seconds=seconds)) is not None
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "0h", "-1h", "1.5h", "2 h", "2w", "²h", "9999999999s"])
+@pytest.mark.parametrize("text", ["", "2", "h", "0h", "-1h", "1.5h", "2 h", "2w", "²h", "9999999999s", "3000000d"])
 def test_duration_refuses_anything_else(text: str) -> None:
     with pytest.raises(click.BadParameter):
         duration(text)

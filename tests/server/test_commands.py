@@ -8,6 +8,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -124,6 +125,33 @@ def test_main_reports_a_port_in_use_in_one_line() -> None:
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
     assert "in use" in ended.stderr
+
+
+def test_init_db_runs_several_times_at_once(mongodb_uri: str, database_name: str) -> None:
+    flags = (f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
+    with ThreadPoolExecutor(4) as threads:
+        ended = list(threads.map(lambda _: run_command("init-db", *flags), range(4)))
+    assert [(each.returncode, each.stderr) for each in ended] == [(0, "")] * 4
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_server_refuses_an_unusable_aws_configuration_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, mongodb_uri: str, processes: int
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    ended = run_command("serve", "--port=0", f"--mongodb-uri={mongodb_uri}", f"--processes={processes}")
+    assert ended.returncode == 1
+    *_, line = ended.stderr.splitlines()
+    assert line == "genstatus: AWS configuration: The config profile (nope) could not be found"
+    assert "process_died" not in ended.stderr
+
+
+def test_init_db_checks_only_its_own_options(
+    monkeypatch: pytest.MonkeyPatch, mongodb_uri: str, database_name: str
+) -> None:
+    monkeypatch.setenv("GENSTATUS_PORT", "tcp://10.0.0.1:8888")
+    flags = (f"--mongodb-uri={mongodb_uri}", f"--mongodb-database={database_name}")
+    assert invoke("init-db", "--dry-run", *flags).exit_code == 0
 
 
 def test_init_db_makes_validators_and_can_be_repeated(

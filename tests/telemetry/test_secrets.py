@@ -185,11 +185,18 @@ def test_log_of_a_refused_login_has_no_password(tmp_path: Path, secret_uri: str,
         "GET /?session=SECRET&a=b",
         "mongodb://user:SECRET@host/",
         "MongoDB+SRV://user:SECRET@host/?a=b",
+        'Could not connect to the endpoint URL: "http://user:SECRET@127.0.0.1:9/"',
     ],
 )
 def test_scrub_removes_secrets(text: str) -> None:
     assert "SECRET" in text
     assert "SECRET" not in log.scrub(text)
+
+
+@pytest.mark.parametrize("value", ["session=", "session:", "x signature=", "http://a"])
+def test_scrub_leaves_json_that_can_be_read(value: str) -> None:
+    for record in ({"problems": [value]}, {"cause": value, "more": "a@b"}, {"nested": json.dumps({"a": [value]})}):
+        assert json.loads(log.scrub(json.dumps(record))) == record
 
 
 @pytest.mark.parametrize("text", ["StringToSign:\nAWS4-HMAC-SHA256\n{}", r"the session\n{}\n", "'sessions', '{}'"])
