@@ -49,6 +49,7 @@ LIMITS = {
     "genstatus_server.web.check.CHECK_SECONDS": 60.0,
     "genstatus_server.web.health._PING_SECONDS": 60.0,
     "genstatus_server.web.status.CHECK_SECONDS": 60.0,
+    "genstatus_server.web.status.LAST_CHECK_SECONDS": 60.0,
 }
 
 #: Where this process's tests have their documents.
