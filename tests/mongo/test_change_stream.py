@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -98,8 +98,8 @@ async def following(*, errors: dict[str, list[BaseException]] | None = None) -> 
         assert not task.done(), "nothing but the shutdown ends the follower"
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task}, timeout=60)
+        assert task.done(), "the shutdown ends the follower"
 
 
 async def test_follower_opens_behind_a_snapshot_and_reads_what_is_held() -> None:

@@ -101,6 +101,7 @@ def test_freshness_knows_what_was_delivered_beside_its_position(clock: Clock) ->
     freshness.stop()
     assert freshness.delivered == time_of(9)
     freshness.advance(None, requested_at=102, newest_time=time_of(12))
+    assert freshness.delivered == time_of(9)
     freshness.advance(None, requested_at=103, newest_time=time_of(12))
     assert freshness.delivered == time_of(12)
 
