@@ -17,8 +17,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from genstatus_server.jobs_writer.changes import CODEC
 from genstatus_server.model.jobs import LARGEST_ID, whole_number
-from genstatus_server.mongo.client import CODEC
 from genstatus_server.mongo.errors import explain
 from genstatus_server.mongo.queries import USERS
 from genstatus_server.mongo.schema import CONNECT_MS, open_client

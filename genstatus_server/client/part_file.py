@@ -128,7 +128,7 @@ class StreamOutput(Output):
         new = memoryview(chunk)[max(self._written - self.received, 0) :]
         self._written += len(new)
         while new:
-            # Of a raw stream, the number of bytes that it took. Others take all, and some of those return None.
+            # A raw stream returns how many bytes it wrote. Other streams write all, and some of them return None.
             new = new[self._stream.write(new) or len(new) :]
 
 

@@ -23,7 +23,7 @@ STALL_SECONDS: Final = 30.0
 LARGEST_ANSWER: Final = 1024 * 1024
 CHUNK: Final = 64 * 1024
 
-#: What is raised where a request gets no answer. A presigned URL that is none is the last.
+#: The errors of a request that gets no answer; `InvalidURL` is raised for a malformed presigned URL.
 NO_REPLY: Final = (httpx.RequestError, TimeoutError, httpx.InvalidURL)
 
 #: The distributions that bring this package.

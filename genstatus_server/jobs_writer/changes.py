@@ -9,11 +9,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from bson.codec_options import CodecOptions, DatetimeConversion
+
 Document = dict[str, Any]
 
 #: Where the server reads them.
 JOBS: Final = "jobs"
 COUNTERS: Final = "counters"
+
+# Every document must be readable: an invalid string is decoded with replacement characters, and a date beyond Python's
+# range becomes a DatetimeMS. Whoever parses the value judges it; it can stop neither a worker nor the change stream.
+CODEC: Final[CodecOptions[Document]] = CodecOptions(
+    tz_aware=True,
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
 
 #: Oldest first. A job that another program wrote without saying when comes before all.
 OLDEST_FIRST: Final = [("requested_at", 1), ("_id", 1)]
@@ -207,7 +217,7 @@ def _held(job_id: int, lease: Lease) -> Document:
 
 
 def _number(field: str) -> Document:
-    """The number in `field`; 0 where there is none, or something else."""
+    """The number in `field`, or 0 if the field is missing or no number."""
     return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", 0]}
 
 

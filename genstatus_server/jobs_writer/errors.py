@@ -102,7 +102,7 @@ def ending_of(error: BaseException | None, handlers: frozenset[CodeType] = froze
 
 
 def handler_codes() -> frozenset[CodeType]:
-    """The code of the signal handlers that are installed: what they raise comes out of them."""
+    """The code objects of the installed signal handlers. An error that a handler raises has a frame with its code."""
     return frozenset(filter(None, (_code_of(signal.getsignal(number)) for number in signal.valid_signals())))
 
 

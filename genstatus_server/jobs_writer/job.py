@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Self
 
 from pymongo import ReturnDocument
@@ -86,7 +86,7 @@ class JobHandle(JobBase):
         self._size: int | None = None
         self._lease = tools.terms.new_lease()
         self._claimed_at = 0.0
-        self._handlers = handler_codes()
+        self._handlers: frozenset[CodeType] = frozenset()
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""

@@ -8,7 +8,6 @@ from datetime import date
 from inspect import iscoroutinefunction
 from typing import Any, Final, Self
 
-from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ReadPreference, ReturnDocument, WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -61,12 +60,7 @@ class JobsWriter:
         on_event: OnEvent | None = None,
     ) -> None:
         options: dict[str, Any] = {
-            # Whatever a document holds can be decoded: a job that makes no sense must not end its worker.
-            "codec_options": CodecOptions[Document](
-                tz_aware=True,
-                unicode_decode_error_handler="replace",
-                datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-            ),
+            "codec_options": changes.CODEC,
             "read_preference": ReadPreference.PRIMARY,
             "write_concern": write_concern,
         }

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 # while MongoDB is away.
 os.environ.setdefault("MOTOR_MAX_WORKERS", "32")
 
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
 from pymongo import ReadPreference, monitoring
 from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 
+from genstatus_server.jobs_writer.changes import CODEC
 from genstatus_server.mongo.events import ClusterTime, Event, cluster_time
 
 if TYPE_CHECKING:
@@ -54,14 +54,6 @@ _LOGGED_OUT: Final = frozenset({13, 18})
 #: Error codes of a MongoDB that is no replica set, for a snapshot read and for a change stream.
 _NO_REPLICA_SET: Final = frozenset({123, 40573, 20})
 _NO_TIME: Final = Timestamp(0, 0)
-
-# Every document must be readable: an invalid string is decoded with replacement characters, and a date
-# beyond Python's range becomes a DatetimeMS. `model` then judges the value, and neither can stop the change stream.
-CODEC: Final[CodecOptions[Document]] = CodecOptions(
-    tz_aware=True,
-    unicode_decode_error_handler="replace",
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-)
 
 
 def is_logged_out(error: Exception | None) -> bool:

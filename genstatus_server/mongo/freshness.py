@@ -19,7 +19,7 @@ class Freshness:
 
     def __init__(self) -> None:
         self.position: ClusterTime = 0
-        #: `position`, or the time of the newest event, where more events of that time may follow.
+        #: The time of the newest event that was applied, or `position` if that is later.
         self.delivered: ClusterTime = 0
         self._caught_up_at = float("-inf")
         #: Of earlier answers: when each was requested, and the newest cluster time when MongoDB had answered.

@@ -26,7 +26,7 @@ _SECRETS: Final = re.compile(
     # The query of a presigned URL (Signature V4 and V2), and a session token in a header or a query. A quote may be
     # escaped, more than once, because it is the rendered record that is scrubbed.
     r"(?i)((?:x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid|x-session-id|session)"
-    # A quote that ends a text of the record is followed by its structure.
+    # A quote before a bracket, a comma or a colon ends a text: what follows is the structure of the record.
     r"\\*[\"']?\s*(?:=|%3d|:)\s*(?:\\*[\"'](?![\]},:])|\\*))[^&\s\"'<>,\\]+"
 )
 #: A signature, or the hash of a session token.
