@@ -163,6 +163,8 @@ async def run_app(
             is_unix = each.family == AF_UNIX
             log.info("listening", url=url_of(each), **({} if is_unix else {"port": each.getsockname()[1]}))
         notify("READY=1")
+        if parent is not None:
+            parent.tell_start()
         _tune_garbage_collector()
         await shutdown.wait()
         notify("STOPPING=1")

@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 import click
 
 from genstatus_server.demo.embedded import embedded_services
-from genstatus_server.s3.presigner import open_signer
 from genstatus_server.server.app import run_app
 from genstatus_server.server.supervisor import channel_to_parent, run_processes
 from genstatus_server.server.system import Shutdown, open_sockets, within_file_limit
@@ -62,13 +61,6 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
         if settings.processes == 1:
             await run_app(settings, sockets, shutdown, s3_keys=s3_keys, parent=parent)
         else:
-            # An AWS configuration that cannot be used ends the start here, and not each of the processes for ever.
-            async with open_signer(
-                region=settings.s3_region,
-                endpoint_url=settings.s3_endpoint_url,
-                addressing_style=settings.s3_addressing_style,
-            ):
-                pass
             await run_processes(settings, sockets, shutdown, s3_keys)
 
 

@@ -1,7 +1,8 @@
 """Several server processes that share one port: the parent listens, starts them, and replaces those that die.
 
 Either end of the channel between the parent and a process may request the metrics of the other. A message is a line of
-JSON: a request, `{"request": 7}`, or the reply to one, `{"reply": 7, "text": "…"}`.
+JSON: a request, `{"request": 7}`, or the reply to one, `{"reply": 7, "text": "…"}`. A process also tells its parent
+once that it serves, `{"failure": null}`, or why it cannot start, `{"failure": "…"}`.
 """
 
 import asyncio
@@ -15,11 +16,12 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
-from genstatus_server.model.errors import ServiceUnavailable
+from genstatus_server.model.errors import ServiceUnavailable, StartupError
 from genstatus_server.server.system import Shutdown, inherited_descriptors, notify, usable_cores
 from genstatus_server.settings import ENVIRONMENT_PREFIX, INHERITED, OPTIONS, Settings
 from genstatus_server.telemetry import log, metrics
@@ -45,29 +47,44 @@ async def run_processes(
     shutdown: Shutdown,
     s3_keys: tuple[str, str] | None,
 ) -> None:
-    """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain."""
+    """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain.
+
+    Raises `StartupError` if one of them cannot start. After the start, a process that cannot is tried again.
+    """
     supervisor = _Supervisor(settings, sockets, s3_keys, shutdown)
-    numbers = range(settings.processes or usable_cores())
-    keepers = [asyncio.create_task(supervisor.keep_running(number), name=f"process {number}") for number in numbers]
-    notify("READY=1")
-    await shutdown.wait()
-    notify("STOPPING=1")
-    for each in sockets:
-        each.close()  # The processes have their own, and close them once they have drained.
-    for keeper in keepers:
-        keeper.cancel()
-    await asyncio.gather(*keepers, return_exceptions=True)
+    keepers = [asyncio.create_task(supervisor.keep_running(number)) for number in range(len(supervisor.starts))]
+    starting, stopping = asyncio.create_task(supervisor.wait_started()), asyncio.create_task(shutdown.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            notify("READY=1")
+        await stopping
+        notify("STOPPING=1")
+    finally:
+        for each in sockets:
+            each.close()  # The processes have their own, and close them once they have drained.
+        for task in (*keepers, starting, stopping):
+            task.cancel()
+        await asyncio.gather(*keepers, starting, stopping, return_exceptions=True)
 
 
 @asynccontextmanager
 async def channel_to_parent(shutdown: Shutdown) -> "AsyncIterator[Channel | None]":
-    """The channel to the parent, None without one; ends this process when the parent has ended, by whatever means."""
+    """The channel to the parent, None without one; ends this process when the parent has ended, by whatever means.
+
+    The parent is told of a `StartupError` in the block, and reports it.
+    """
     descriptors = inherited_descriptors()
     if not descriptors:
         yield None
         return
     async with open_channel(socket.socket(fileno=descriptors[0]), on_gone=shutdown.parent_gone) as channel:
-        yield channel
+        try:
+            yield channel
+        except StartupError as error:
+            channel.tell_start(str(error))
+            sys.exit(1)
 
 
 class _Supervisor:
@@ -80,6 +97,10 @@ class _Supervisor:
         s3_keys: tuple[str, str] | None,
         shutdown: Shutdown,
     ) -> None:
+        #: The first start of each process: done when the process serves, or failed.
+        self.starts: list[asyncio.Future[None]] = [
+            asyncio.get_running_loop().create_future() for _ in range(settings.processes or usable_cores())
+        ]
         self._shutdown = shutdown
         self._environment = _environment(settings, s3_keys)
         self._listening = [each.fileno() for each in sockets]
@@ -91,15 +112,24 @@ class _Supervisor:
         self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)
         self._own.register(metrics.DroppedLogRecords())
 
+    async def wait_started(self) -> None:
+        """Wait until every process serves. Raises `StartupError` if one of them cannot start."""
+        await asyncio.gather(*self.starts)
+
     async def keep_running(self, number: int) -> None:
-        """Run a process, and another whenever it dies, until cancelled; then have it drain."""
+        """Run a process, and another whenever it dies, until cancelled; then have it drain.
+
+        Returns if its first start has failed.
+        """
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         while True:
             started = loop.time()
             try:
-                status: object = await self._run_one()
+                status: object = await self._run_one(number)
             except OSError as error:  # Too many processes, or no memory: it may work in a moment.
                 status = error.strerror
+            if self.starts[number].done() and self.starts[number].exception() is not None:
+                return
             lived = loop.time() - started
             pause = FIRST_PAUSE if lived >= _STABLE_SECONDS else pause
             self._restarts.inc()
@@ -107,7 +137,7 @@ class _Supervisor:
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 
-    async def _run_one(self) -> int:
+    async def _run_one(self, number: int) -> int | None:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -116,10 +146,11 @@ class _Supervisor:
                 ours.close()  # Where the process runs after all, it ends now.
                 raise
         async with open_channel(ours) as channel:
-            channel.reply = self._exposition
+            channel.reply, channel.on_start = self._exposition, partial(self._note_start, number)
             self._collected[channel] = []
             try:
-                return await process.wait()
+                await process.wait()
+                await channel.ended.wait()  # Its last message may say why it could not start.
             except asyncio.CancelledError:
                 await self._stop(process)
                 raise
@@ -127,6 +158,17 @@ class _Supervisor:
                 # What was counted after the last scrape is lost; what was scraped stays.
                 last = metrics.totals(self._collected.pop(channel))
                 self._totals = metrics.add_up([self._totals, last])
+        return process.returncode
+
+    def _note_start(self, number: int, failure: str | None) -> None:
+        start = self.starts[number]
+        if start.done():
+            if failure is not None:
+                log.warning("process_not_started", number=number, cause=failure)
+        elif failure is None:
+            start.set_result(None)
+        else:
+            start.set_exception(StartupError(failure))
 
     async def _start(self, channel_end: socket.socket) -> Process:
         descriptors = [channel_end.fileno(), *self._listening]
@@ -179,7 +221,11 @@ def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[st
 
 
 class Channel:
-    """One end. `reply` makes the text that the other end requests."""
+    """One end. `reply` makes the text that the other end requests.
+
+    `on_start` is called when the other end has told that it serves, with None, or why it cannot start. `ended` is set
+    when the other end is gone, and everything that it sent has been read.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -188,6 +234,13 @@ class Channel:
         self._requests: dict[int, asyncio.Future[str]] = {}
         self._replying: set[asyncio.Task[None]] = set()
         self.reply: Callable[[], Awaitable[str]] = _nothing
+        self.on_start: Callable[[str | None], object] = lambda _: None
+        self.ended = asyncio.Event()
+
+    def tell_start(self, failure: str | None = None) -> None:
+        """Tell the other end that this process serves, or why it cannot start."""
+        with contextlib.suppress(ConnectionError):
+            self._send({"failure": failure})
 
     async def request(self, timeout: float = REPLY_SECONDS) -> str:  # noqa: ASYNC109 - as `asyncio.wait_for`
         """The text of the other end. Raises `ConnectionError` where that is gone, `TimeoutError` where it hangs."""
@@ -214,6 +267,7 @@ class Channel:
             for task in self._replying:
                 task.cancel()
             self._writer.close()
+            self.ended.set()
 
     def _take(self, message: dict[str, object]) -> None:
         if "request" in message:
@@ -221,6 +275,10 @@ class Channel:
             task = asyncio.create_task(self._reply_to(message["request"]))
             self._replying.add(task)
             task.add_done_callback(self._replying.discard)
+            return
+        if "failure" in message:
+            failure = message["failure"]
+            self.on_start(None if failure is None else str(failure))
             return
         future = self._requests.get(int(str(message["reply"])))
         if future is not None and not future.done():

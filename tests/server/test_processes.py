@@ -133,6 +133,23 @@ def check_replacement(served: ServerProcess, children: list[int]) -> None:
     assert served.records("process_died")[1]["next_start_seconds"] == 2.0
 
 
+def test_process_that_cannot_be_replaced_is_tried_again(
+    tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
+) -> None:
+    configuration = tmp_path / "aws"
+    configuration.write_text("[profile reports]\n")
+    environment = credentials(s3) | {"AWS_PROFILE": "reports", "AWS_CONFIG_FILE": str(configuration)}
+    with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3, processes="2"), environment) as served:
+        wait_until(lambda: len(served.records("listening")) == 2, "both processes")
+        configuration.write_text("")
+        os.kill(children_of(served.process.pid)[0], signal.SIGKILL)
+        wait_until(lambda: served.records("process_not_started"), "the replacement cannot start")
+        assert "(reports) could not be found" in served.records("process_not_started")[0]["cause"]
+        configuration.write_text("[profile reports]\n")
+        wait_until(lambda: len(served.records("listening")) == 3, "the next one can")
+        assert served.end() == 0
+
+
 def test_supervisor_starts_a_process_per_core_and_kills_hanging_ones(
     tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
 ) -> None:
