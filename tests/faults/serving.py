@@ -46,7 +46,7 @@ class Served:
         return int(self.metrics()["genstatus_held_requests"])
 
     def wait_held(self, count: int) -> None:
-        wait_until(lambda: self.held() == count, f"{count} held", 60)
+        wait_until(lambda: self.held() == count, f"{count} held")
 
     def wait_quiet(self) -> None:
         """Wait until nothing is read while several questions are answered: every hold has looked."""
@@ -56,7 +56,7 @@ class Served:
             reads = [self.metrics()[jobs] for _ in range(10)]
             return reads[0] == reads[-1]
 
-        wait_until(is_quiet, "nothing is read", 60)
+        wait_until(is_quiet, "nothing is read")
 
     def wait_looked(self, numbers: Sequence[int]) -> None:
         """Wait until the jobs with these numbers are waited for, by one hold each that has looked."""
@@ -70,7 +70,7 @@ class Served:
         return status, json.loads(body)
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.readyz()[0] == 200, "ready", 60)
+        wait_until(lambda: self.readyz()[0] == 200, "ready")
 
     def times_of_reopening(self) -> list[float]:
         """When the change stream went on, opened anew by us or resumed by the driver."""

@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.conftest import Serve
 from tests.faults.looping import Clients, all_held
-from tests.faults.scale import Figures, scaled
+from tests.faults.scale import Figures, allowed, scaled
 from tests.faults.serving import Served
 from tests.support.holds import counted, holding, poll, question
 from tests.support.nginx import Nginx, running_nginx
@@ -45,7 +45,7 @@ def test_sigterm_answers_five_thousand_holds_completely_in_time(
     on_one: Scene, mongodb_uri: str, serve: Serve, figures: Figures
 ) -> None:
     on_one.prepare(NUMBERS)
-    with serve(mongodb_uri, on_one.name) as served:
+    with serve(mongodb_uri, on_one.name, drain_timeout=str(allowed(3))) as served:
         served.wait_ready()
         with holding(served.url, [question(number) for number in NUMBERS], TOKEN) as holds:
             holds.wait_sent()
@@ -82,7 +82,7 @@ def stalled_reader(served: Served) -> Iterator[None]:
 @contextmanager
 def connected(served: Served) -> Iterator[http.client.HTTPConnection]:
     """A connection on which something was answered already."""
-    with closing(http.client.HTTPConnection(*address(served), timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(*address(served), timeout=DEADLINE)) as connection:
         assert asked(connection, "/livez")[0] == HTTPStatus.OK
         yield connection
 
@@ -166,7 +166,7 @@ def test_shutdown_delay_serves_everything_that_arrives(on_one: Scene, mongodb_ur
         served.wait_held(1)
         os.kill(served.pid, signal.SIGTERM)
         assert counted(holds.results(), "status", "generation", "result", "connection") == {DRAINED: 1}
-        new = [http.client.HTTPConnection(*address(served), timeout=10) for _ in range(20)]
+        new = [http.client.HTTPConnection(*address(served), timeout=DEADLINE) for _ in range(20)]
         for connection in [*pooled, *new]:  # Each is closed by its answer, so it is made anew for the next one.
             stack.callback(connection.close)
             assert asked(connection, poll(1))[:2] == (HTTPStatus.OK, "close")
