@@ -324,4 +324,4 @@ def test_opened_gives_up_soon_where_mongodb_is_away(monkeypatch: pytest.MonkeyPa
         admin_database.opened("mongodb://127.0.0.1:1/", "a"),
     ):
         pass
-    assert time.monotonic() - began < 10  # An operation may take 30 s.
+    assert time.monotonic() - began < 25  # An operation may take 30 s.

@@ -96,7 +96,7 @@ class Held:
             )
 
     async def waits(self) -> "Held":
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not self.registry.waiting():  # noqa: ASYNC110 - the loop's turns are what is waited for.
                 await asyncio.sleep(0)
         return self

@@ -17,7 +17,7 @@ def now() -> float:
 
 
 async def waiting(registry: HoldRegistry[tuple[str, int]], count: int = 1) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while registry.waiting() < count:  # noqa: ASYNC110 - the loop's turns are what is waited for.
             await asyncio.sleep(0)
 

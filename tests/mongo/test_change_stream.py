@@ -71,7 +71,7 @@ def now() -> float:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the loop's turns are what is waited for.
             await asyncio.sleep(0)
 

@@ -18,7 +18,7 @@ from genstatus_server.server.supervisor import open_channel
 from genstatus_server.server.system import usable_cores
 from genstatus_server.telemetry.metrics import Metrics, add_up, collect, exposition, totals
 from tests.support.proc import children_of
-from tests.support.processes import ServerProcess, credentials, flags_for, running_server, wait_until
+from tests.support.processes import DEADLINE, ServerProcess, credentials, flags_for, running_server, wait_until
 from tests.support.scene import Scene
 from tests.support.services import S3
 
@@ -42,7 +42,7 @@ class Asked:
             self._threads[-1].start()
 
     def _ask(self) -> None:
-        connection = http.client.HTTPConnection(self._netloc, timeout=60)
+        connection = http.client.HTTPConnection(self._netloc, timeout=DEADLINE)
         try:
             connection.request("GET", HELD, headers={"X-Session-ID": "owner"})
             self.results.append(connection.getresponse().getheader("X-Wait-Result"))
@@ -53,7 +53,7 @@ class Asked:
 
     def join(self) -> list[str | None]:
         for thread in self._threads:
-            thread.join(30)
+            thread.join(DEADLINE)
         return self.results
 
 
