@@ -160,10 +160,10 @@ def release(job_id: int, lease: Lease) -> Change:
     return Change(_held(job_id, lease), update)
 
 
-def requeue(job_id: int, lease: Lease) -> Change:
-    """Back to the end of the queue. The attempt counts."""
+def requeue(job_id: int, lease: Lease, *, counts: bool = True) -> Change:
+    """Back to the end of the queue. The attempt counts, or not."""
     fields = {"status": "waiting", "ended_by": lease.token}
-    update = _update(fields, ("upload", "size", "lease"))
+    update = _update(fields, ("upload", "size", "lease")) | {"$inc": {"attempts": 0 if counts else -1}}
     return Change(_held(job_id, lease), update | {"$currentDate": {"updated_at": True, "requested_at": True}})
 
 

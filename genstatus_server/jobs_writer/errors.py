@@ -77,14 +77,22 @@ class Ending(Enum):
     RELEASED = auto()
     #: Back to the end of the queue; the attempt counts.
     REQUEUED = auto()
+    #: Back to the end of the queue; the attempt does not count: this worker cannot store files now.
+    POSTPONED = auto()
     #: Nothing may be written: the job belongs to another worker.
     LOST = auto()
 
 
-def ending_of(error: BaseException | None, handlers: frozenset[CodeType] = frozenset()) -> tuple[Ending, str]:
+def ending_of(
+    error: BaseException | None,
+    handlers: frozenset[CodeType] = frozenset(),
+    *,
+    of_storage: BaseException | None = None,
+) -> tuple[Ending, str]:
     """How a block that is left by `error` ends its job, and the message for callers.
 
     An exception group counts as what all of its errors are. `handlers` is `handler_codes` of when the block began.
+    `of_storage` is the error of an upload for which the job is not to blame.
     """
     if error is None:
         return Ending.FINISHED, ""
@@ -96,7 +104,7 @@ def ending_of(error: BaseException | None, handlers: frozenset[CodeType] = froze
         text = " ".join(dict.fromkeys(clean_message(str(each)) for each in leaves))
         return Ending.INVALID if is_invalid else Ending.FAILED, text.strip() or DEFAULT_FAILURE
     if all(isinstance(each, Exception) for each in leaves):
-        return Ending.FAILED, DEFAULT_FAILURE
+        return (Ending.POSTPONED, "") if of_storage in leaves else (Ending.FAILED, DEFAULT_FAILURE)
     handlers |= handler_codes()
     return Ending.RELEASED if any(_stops(each, handlers) for each in leaves) else Ending.REQUEUED, ""
 

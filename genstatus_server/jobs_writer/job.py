@@ -26,7 +26,7 @@ from genstatus_server.jobs_writer.errors import (
     handler_codes,
 )
 from genstatus_server.jobs_writer.lease import LeaseKeeper
-from genstatus_server.jobs_writer.s3 import Source, checked_place
+from genstatus_server.jobs_writer.s3 import NoBucket, Outage, Source, checked_place, is_of_storage
 from genstatus_server.jobs_writer.terms import JobEvent, OnEvent, Terms, is_integer, report
 from genstatus_server.jobs_writer.transfer import Progress, upload
 from genstatus_server.model.jobs import DEFAULT_FAILURE, LARGEST_ID
@@ -41,6 +41,7 @@ class JobContext:
     jobs: Collection[dict[str, Any]]
     terms: Terms
     s3: Callable[[], Any]
+    outage: Outage
     on_event: OnEvent | None
 
 
@@ -87,6 +88,9 @@ class JobHandle(JobBase):
         self._lease = tools.terms.new_lease()
         self._claimed_at = 0.0
         self._handlers: frozenset[CodeType] = frozenset()
+        self._is_from_queue = False
+        #: The error of an upload for which a job of the queue is not to blame.
+        self._storage_error: Exception | None = None
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""
@@ -103,11 +107,11 @@ class JobHandle(JobBase):
         if found is None:
             raise self._lost()
         self.attempt = int(found["attempts"])
-        self.hold(self._lease, began)
+        self.hold(self._lease, began, is_from_queue=False)
 
-    def hold(self, lease: Lease, claimed_at: float) -> None:
+    def hold(self, lease: Lease, claimed_at: float, *, is_from_queue: bool = True) -> None:
         """Keep the job, which `lease` has claimed; `claimed_at` is of the monotonic clock, before the claim."""
-        self._lease, self._claimed_at = lease, claimed_at
+        self._lease, self._claimed_at, self._is_from_queue = lease, claimed_at, is_from_queue
         self.keeper = LeaseKeeper(self._tools.jobs, self.job_id, lease, claimed_at)
         weakref.finalize(self, self.keeper.abandon).atexit = False
         # A handler may put another in its place before it raises, so that a second signal kills.
@@ -145,9 +149,18 @@ class JobHandle(JobBase):
         progress: Progress | None,
     ) -> int:
         """`upload`; what `check` raises ends it."""
-        file = self._place_of(source, bucket, key)
-        self._write(changes.begin_upload(self.job_id, self._lease))
-        size = upload(self._tools.s3(), source, file, args, check=check, progress=progress)
+        self._storage_error = None
+        try:
+            file = self._place_of(source, bucket, key)
+            client = self._tools.s3()
+            self._write(changes.begin_upload(self.job_id, self._lease))
+            size = upload(client, source, file, args, check=check, progress=progress)
+        except Exception as error:
+            if self._is_from_queue and is_of_storage(error):
+                self._storage_error = error
+                self._tools.outage.upload_failed()
+            raise
+        self._tools.outage.upload_worked()
         self._write(changes.end_upload(self.job_id, self._lease, file, size, settles=self._is_finished))
         self._is_uploaded, self._sent, self._size = True, size, size
         if self._is_finished:
@@ -192,7 +205,7 @@ class JobHandle(JobBase):
         if self._is_settled or self.keeper is None or not self.keeper.is_of_this_process:
             return
         try:
-            self._end(*ending_of(error, self._handlers))
+            self._end(*ending_of(error, self._handlers, of_storage=self._storage_error))
         except (PyMongoError, LeaseLost) as unwritten:
             if error is None:
                 raise
@@ -206,8 +219,8 @@ class JobHandle(JobBase):
             self._report("lost")
         elif ending is Ending.RELEASED:
             self.release()
-        elif ending is Ending.REQUEUED:
-            self._write(changes.requeue(self.job_id, self._lease))
+        elif ending in {Ending.REQUEUED, Ending.POSTPONED}:
+            self._write(changes.requeue(self.job_id, self._lease, counts=ending is Ending.REQUEUED))
             self._settle("released")
         elif ending is not Ending.FINISHED:
             self._fail(ending.name.lower(), message)
@@ -247,7 +260,7 @@ class JobHandle(JobBase):
         own = f"{self.submission_id}/{self._lease.token}/{self.file_type}{suffix or '.csv'}"
         bucket = bucket or self._tools.terms.bucket
         if not bucket:
-            raise ValueError("no bucket: name one, here or when the writer is made")
+            raise NoBucket("no bucket: name one, here or when the writer is made")
         return checked_place(bucket, own if key is None else key)
 
     def _lost(self) -> LeaseLost:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from genstatus_server.jobs_writer.changes import File
 from genstatus_server.jobs_writer.s3 import (
     PART_SIZE,
+    NotFromS3,
     Source,
     check_access_point,
     checked_args,
@@ -93,7 +94,7 @@ def _tag_of(reply: Mapping[str, Any]) -> str:
     """The entity tag of what was sent. Without one, something between here and S3 has answered, such as a portal."""
     tag: str | None = reply.get("ETag")
     if not tag:
-        raise ConnectionError("the answer to the upload is not one of S3's: it has no ETag")
+        raise NotFromS3("the answer to the upload is not one of S3's: it has no ETag")
     return tag
 
 

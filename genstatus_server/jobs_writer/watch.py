@@ -73,7 +73,7 @@ class Idle:
         self._longest = max(poll_seconds, min(_LONGEST_IDLE, lease_seconds / 2))
         self._watch: JobWatch | None = None
         self._count_before = 0
-        #: Set where MongoDB did not answer the last claim.
+        #: Set where MongoDB did not answer the last claim, or S3 is away.
         self.is_away = False
 
     def before_claim(self) -> None:

@@ -17,7 +17,7 @@ from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.errors import Ending, NotInitialized, ending_of, is_for_callers, is_passing
 from genstatus_server.jobs_writer.job import JobBase, JobContext, JobHandle
-from genstatus_server.jobs_writer.s3 import s3_client
+from genstatus_server.jobs_writer.s3 import Outage, s3_client
 from genstatus_server.jobs_writer.terms import OnEvent, Terms, checked_request
 from genstatus_server.jobs_writer.watch import Idle
 from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES
@@ -67,7 +67,9 @@ class JobsWriter:
         self._jobs: Collection[Document] = database.get_collection(changes.JOBS, **options)
         self._counters: Collection[Document] = database.get_collection(changes.COUNTERS, **options)
         self._terms = Terms(lease_seconds, max_attempts, owner, bucket)
-        self._tools = JobContext(self._jobs, self._terms, self._s3, on_event)
+        #: Whether S3 takes none of the files at the moment.
+        self.outage = Outage()
+        self._tools = JobContext(self._jobs, self._terms, self._s3, self.outage, on_event)
         self._given_s3 = s3
         self._lock = threading.Lock()
         self._is_checked = False
@@ -249,8 +251,11 @@ class Claims:
         self._has_worked = self._is_repeated = False
 
     def next(self) -> JobHandle | None:
-        """A claimed job; None where there is none, or MongoDB is away."""
+        """A claimed job; None where there is none, MongoDB is away, or S3 took none of the last files."""
         self.idle.before_claim()
+        if self._writer.outage.is_on:
+            self.idle.is_away = True
+            return None
         try:
             job = self._writer.claim_by(self._lease, self._file_types, is_repeated=self._is_repeated)
         except PyMongoError as error:
@@ -284,7 +289,7 @@ def log_error(job: JobBase, error: BaseException) -> None:
     if ending_of(error)[0] is Ending.LOST:
         _log.warning("%s", error)
     elif not is_for_callers(error):
-        _log.error("%r failed", job, exc_info=error)
+        _log.error("the generation of %r failed", job, exc_info=error)
 
 
 def _check_indexes(indexes: Mapping[str, Mapping[str, Any]]) -> None:
