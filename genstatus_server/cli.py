@@ -1,5 +1,6 @@
 """The commands. Exit status: 0 done, 1 cannot start, 2 bad usage or settings."""
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -55,6 +56,10 @@ class _Commands(click.Group):
         if cmd_name in _SERVERS:
             for number in (signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(number, signal.SIG_IGN)
+            # Linux drops a signal without a handler to process 1 of a container: the server would start after all.
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, lambda *_: os._exit(0))
         module = import_module(f"genstatus_server.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found

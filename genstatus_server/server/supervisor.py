@@ -17,6 +17,7 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -79,12 +80,13 @@ async def channel_to_parent(shutdown: Shutdown) -> "AsyncIterator[Channel | None
     if not descriptors:
         yield None
         return
+    shutdown.has_parent = True
     async with open_channel(socket.socket(fileno=descriptors[0]), on_gone=shutdown.parent_gone) as channel:
         try:
             yield channel
         except StartupError as error:
             channel.tell_start(str(error))
-            sys.exit(1)
+            shutdown.exit_now(1)  # The parent's signal would meet a loop that is being closed.
 
 
 class _Supervisor:
@@ -108,6 +110,8 @@ class _Supervisor:
         self._collected: dict[Channel, metrics.Collected] = {}
         #: The counters and histograms of the processes that have exited.
         self._totals: metrics.Collected = []
+        self._processes: set[Process] = set()
+        shutdown.on_second_signal = self._kill_all
         self._own = CollectorRegistry()
         self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)
         self._own.register(metrics.DroppedLogRecords())
@@ -148,13 +152,17 @@ class _Supervisor:
         async with open_channel(ours) as channel:
             channel.reply, channel.on_start = self._exposition, partial(self._note_start, number)
             self._collected[channel] = []
+            self._processes.add(process)
             try:
                 await process.wait()
                 await channel.ended.wait()  # Its last message may say why it could not start.
+                if process.returncode and process.returncode > 0 and not self.starts[number].done():
+                    self._note_start(number, f"a process ended with status {process.returncode} as it started")
             except asyncio.CancelledError:
                 await self._stop(process)
                 raise
             finally:
+                self._processes.discard(process)
                 # What was counted after the last scrape is lost; what was scraped stays.
                 last = metrics.totals(self._collected.pop(channel))
                 self._totals = metrics.add_up([self._totals, last])
@@ -174,11 +182,17 @@ class _Supervisor:
         descriptors = [channel_end.fileno(), *self._listening]
         # In a new session: Ctrl-C in the terminal reaches only the parent, which stops the children.
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "genstatus_server", "serve"),
+            *(sys.executable, *_path_flags(), "-m", "genstatus_server", "serve"),
             env=self._environment | {INHERITED: ",".join(map(str, descriptors))},
             pass_fds=descriptors,
             start_new_session=True,
         )
+
+    def _kill_all(self) -> None:
+        """A process that hangs would not notice the end of this one, and would keep the port."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
     async def _stop(self, process: Process) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -203,6 +217,14 @@ class _Supervisor:
             collected = json.loads(await channel.request())
             if channel in self._collected:
                 self._collected[channel] = collected
+
+
+def _path_flags() -> list[str]:
+    """Have a child look for modules in the working directory only if this process does: `-m` alone looks there."""
+    with contextlib.suppress(OSError):  # The directory may be gone.
+        if sys.path[:1] == [str(Path.cwd())]:
+            return []
+    return ["-P"]
 
 
 def _environment(settings: Settings, s3_keys: tuple[str, str] | None) -> dict[str, str]:
@@ -256,7 +278,7 @@ class Channel:
     async def run(self) -> None:
         """Reply, and take replies, until the other end is gone."""
         try:
-            while line := await self._reader.readline():
+            while (line := await self._reader.readline()).endswith(b"\n"):  # Else it was cut off: its writer died.
                 self._take(json.loads(line))
         except ConnectionError:
             pass

@@ -1,13 +1,14 @@
 """The process and its system: signals, systemd, open files, cores, and the sockets that the server listens on."""
 
 import asyncio
+import contextlib
 import errno
 import math
 import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
@@ -23,6 +24,8 @@ from genstatus_server.telemetry import log
 _LOG_SECONDS: Final = 0.1
 #: File descriptors beside those of the held requests: MongoDB, S3, logs, plain requests.
 _OTHER_FILES: Final = 1000
+#: Seconds for which the server stands still, at the most, until systemd takes a message.
+_NOTIFY_SECONDS: Final = 1.0
 _ROOT: Final = Path("/")
 _BACKLOG: Final = 4096
 #: The first descriptor that systemd passes, see sd_listen_fds(3).
@@ -40,9 +43,13 @@ class Shutdown(asyncio.Event):
         super().__init__()
         self.delay = delay
         self.signal: str | None = None
+        #: A process with a parent leaves it to the parent to end it at once.
+        self.has_parent = False
+        #: Called before a second signal ends this process.
+        self.on_second_signal: Callable[[], object] = lambda: None
 
     def handle_signals(self) -> None:
-        """Set it at SIGTERM, SIGHUP or SIGINT; SIGINT skips the delay. A second signal ends the process at once.
+        """Set it at SIGTERM, SIGHUP or SIGINT; SIGINT skips the delay. A second signal ends the server at once.
 
         If SIGHUP is already ignored, as under `nohup`, it stays ignored.
         """
@@ -56,20 +63,24 @@ class Shutdown(asyncio.Event):
     def parent_gone(self) -> None:
         """End without a delay: a server that is started again needs the port."""
         if self.is_set():
-            self._exit_now(1)
+            self.exit_now(1)
         self.delay = 0
         self.set()
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self.is_set():
-            self._exit_now(128 + number)
+            if self.has_parent:  # One signal went to all processes, and this one is what the parent makes of it.
+                return
+            self.on_second_signal()
+            self.exit_now(128 + number)
         self.signal = number.name
         if number is signal.SIGINT:
             self.delay = 0
         self.set()
 
     @staticmethod
-    def _exit_now(status: int) -> NoReturn:
+    def exit_now(status: int) -> NoReturn:
+        """End this process, once its log is written."""
         log.wait_written(_LOG_SECONDS)
         os._exit(status)
 
@@ -79,11 +90,10 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        try:
-            sender.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
-        except OSError:
-            return
+    # No file descriptor may be left, and systemd may not read: neither keeps the server from what it is about to do.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(_NOTIFY_SECONDS)
+        sender.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
 
 
 def within_file_limit(settings: Settings) -> Settings:
@@ -164,7 +174,10 @@ def url_of(listening: socket.socket) -> str:
 def _passed() -> list[socket.socket]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(os.environ.get("LISTEN_FDS", "0"))
+    try:
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+    except ValueError as error:
+        raise StartupError("LISTEN_FDS is no number") from error
     return [_checked(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + count)]
 
 

@@ -4,6 +4,7 @@ import http.client
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import threading
 import time
@@ -266,6 +267,19 @@ def test_serve_ends_at_once_at_a_second_signal(tmp_path: Path, s3: S3, second: s
             wait_until(lambda: server.records("draining"), "draining")
             server.process.send_signal(second)
             assert server.process.wait(DEADLINE) == 128 + second
+
+
+def test_serve_ends_by_a_signal_during_its_imports() -> None:
+    """The trap: process 1 of a container gets no signal that it does not handle, and would go on."""
+    with subprocess.Popen([sys.executable, "-m", "genstatus_server", "serve", "--port=0"]) as process:
+        proc = Path(f"/proc/{process.pid}/status")
+
+        def is_handled() -> int:
+            return int(proc.read_text().split("SigCgt:")[1].split()[0], 16) & 1 << (signal.SIGTERM - 1)
+
+        wait_until(is_handled, "SIGTERM is handled")
+        process.terminate()
+        assert process.wait(DEADLINE) == 0
 
 
 def address(server: ServerProcess) -> tuple[str, int]:

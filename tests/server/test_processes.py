@@ -5,6 +5,8 @@ import http.client
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +18,9 @@ import pytest
 
 from genstatus_server.server.supervisor import open_channel
 from genstatus_server.server.system import usable_cores
+from genstatus_server.settings import INHERITED
 from genstatus_server.telemetry.metrics import Metrics, add_up, collect, exposition, totals
-from tests.support.proc import children_of
+from tests.support.proc import children_of, is_running
 from tests.support.processes import DEADLINE, ServerProcess, credentials, flags_for, running_server, wait_until
 from tests.support.scene import Scene
 from tests.support.services import S3
@@ -58,12 +61,12 @@ class Asked:
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
+def stopped(pid: int) -> Iterator[int]:
     """A process that does nothing, and accepts no connection, for as long as the block lasts."""
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: "T" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0], "stopped")
     try:
-        yield
+        yield pid
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
@@ -171,6 +174,51 @@ def test_supervisor_starts_a_process_per_core_and_kills_hanging_ones(
         os.sched_setaffinity(0, cores)
 
 
+def test_second_signal_kills_a_process_that_hangs(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
+    """The trap: it kept the port."""
+    with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3, processes="2"), credentials(s3)) as served:
+        wait_until(lambda: len(served.records("listening")) == 2, "both processes")
+        with stopped(children_of(served.process.pid)[0]) as hanging:
+            served.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: served.records("draining"), "the other one drains")
+            assert served.end() == 128 + signal.SIGTERM
+            wait_until(lambda: not is_running(hanging), "it is gone")
+
+
+def test_signal_to_all_processes_at_once_drains(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
+    """The trap: each process took the signal that its parent passed on for a second one."""
+    flags = flags_for(mongodb_uri, database_name, s3, processes="2", **{"shutdown-delay": "1"})
+    with running_server(tmp_path, flags, credentials(s3)) as served:
+        wait_until(lambda: len(served.records("listening")) == 2, "both processes")
+        for pid in (*children_of(served.process.pid), served.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert served.process.wait(DEADLINE) == 0
+        assert len(served.records("stopped")) == 2
+
+
+def test_processes_import_nothing_from_the_working_directory(
+    tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
+) -> None:
+    (tmp_path / "click.py").write_text("raise SystemExit(3)\n")
+    flags = flags_for(mongodb_uri, database_name, s3, processes="2")
+    command = [str(Path(sys.executable).with_name("genstatus")), "serve", *flags]
+    log, environment = tmp_path / "log", {**os.environ, **credentials(s3)}
+    with log.open("wb") as stderr, subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=stderr) as process:
+        wait_until(lambda: log.read_text().count('"listening"') == 2 or process.poll() is not None, "it has started")
+        process.terminate()
+        assert process.wait(DEADLINE) == 0
+
+
+def test_process_that_fails_without_a_word_ends_the_start(
+    tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nif {INHERITED!r} in os.environ: os._exit(3)\n")
+    environment = credentials(s3) | {"PYTHONPATH": str(tmp_path)}
+    with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3, processes="2"), environment) as served:
+        assert served.process.wait(DEADLINE) == 1
+        assert "genstatus: a process ended with status 3 as it started" in served.log
+
+
 def test_usable_cores_heed_the_cpu_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
@@ -251,6 +299,15 @@ async def test_channel_raises_when_the_other_end_hangs_or_is_gone() -> None:
         await gone.wait()
         with pytest.raises(ConnectionError):
             await channel.request()
+
+
+@pytest.mark.parametrize("rest", [b'{"reply": 0, "te', b'{"failure": nu', b""])
+async def test_channel_ends_where_its_other_end_was_killed_within_a_line(rest: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    async with open_channel(ours) as channel:
+        theirs.send(rest)
+        theirs.close()
+        await asyncio.wait_for(channel.ended.wait(), DEADLINE)
 
 
 async def test_channel_takes_requests_from_both_ends_at_once() -> None:

@@ -1,16 +1,18 @@
 """Notifications to systemd, and what the unit file tells systemd."""
 
+import errno
 import os
 import shutil
 import socket
 import subprocess
 from configparser import ConfigParser
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from genstatus_server.server.system import notify
+from genstatus_server.model.errors import StartupError
+from genstatus_server.server.system import notify, open_sockets
 from genstatus_server.settings import load_settings
 
 UNIT = Path(__file__).parents[2] / "conf" / "genstatus-server.service"
@@ -30,6 +32,38 @@ def test_notify_sends_to_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> 
 def test_notify_does_nothing_where_nobody_listens(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify("READY=1")
+
+
+def test_notify_does_not_wait_for_a_systemd_that_does_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The trap: the loop stood still for ever."""
+    address = str(tmp_path / "notify")
+    with (
+        closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as full,
+        closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as writer,
+    ):
+        full.bind(address)
+        writer.setblocking(False)  # noqa: FBT003 - the standard library's
+        with suppress(BlockingIOError):
+            while True:
+                writer.sendto(b"x", address)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        notify("READY=1")
+
+
+def test_notify_does_nothing_without_file_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.setattr(socket, "socket", none_left)
+    notify("STOPPING=1")
+
+
+def test_number_of_passed_sockets_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "one")
+    with pytest.raises(StartupError, match="LISTEN_FDS is no number"):
+        open_sockets(load_settings({}, {}))
 
 
 def test_unit_fits_the_defaults_of_the_server() -> None:
