@@ -114,7 +114,7 @@ def revoke_rights(  # noqa: PLR0913 - the same
     if admin and found.get("website_admin") is not True:
         missing.append("website_admin")
     if missing:
-        click.echo(f"user {who} was never granted {', '.join(missing)}", err=True)
+        click.echo(f"user {who} does not have {', '.join(missing)}", err=True)
     _change(database, found, update, as_json=as_json)
 
 

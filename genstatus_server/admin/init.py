@@ -47,7 +47,10 @@ def init_db(config: str | None, *, dry_run: bool, **flags: str | None) -> None:
 @click.command("init-roles")
 @with_database
 def init_roles(database: Database[Document]) -> None:
-    """Make genstatus_serve, genstatus_init, genstatus_worker and genstatus_admin, or bring them up to date."""
+    """Make the MongoDB roles, or bring them up to date.
+
+    They are genstatus_serve, genstatus_init, genstatus_worker and genstatus_admin.
+    """
     there = {each["role"] for each in database.command("rolesInfo", 1)["roles"]}
     for role, privileges in ROLES.items():
         granted = [_privilege(database.name, collection, actions) for collection, actions in privileges.items()]

@@ -6,6 +6,9 @@
 Needs neither the server nor what the server is made of.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .answers import (
     DownloadFailed,
     Generation,
@@ -17,8 +20,10 @@ from .answers import (
     Update,
     WaitTimedOut,
 )
-from .async_client import AsyncGenerationClient
-from .sync_client import GenerationClient
+
+if TYPE_CHECKING:
+    from .async_client import AsyncGenerationClient
+    from .sync_client import GenerationClient
 
 __all__ = [
     "AsyncGenerationClient",
@@ -33,3 +38,12 @@ __all__ = [
     "Update",
     "WaitTimedOut",
 ]
+
+_CLIENTS = {"AsyncGenerationClient": ".async_client", "GenerationClient": ".sync_client"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a client when it is first named: its library is an extra, which `genstatus --help` does without."""
+    if name not in _CLIENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_CLIENTS[name], __name__), name)

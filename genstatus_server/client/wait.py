@@ -80,7 +80,7 @@ def run(base_url: str, session_token: str, wanted: Wanted) -> int:
     with open_display(str(wanted)) as display:
         try:
             if wanted.path is not None and not wanted.is_to_stdout:
-                PartFile(wanted.path).close()  # A path that cannot be written fails before the wait.
+                _check_path(wanted.path)
             with GenerationClient(base_url, session_token) as client:
                 generation = _wait_and_fetch(client, wanted, display)
         except (GenerationError, ValueError, OSError, KeyboardInterrupt) as error:
@@ -88,6 +88,14 @@ def run(base_url: str, session_token: str, wanted: Wanted) -> int:
     if generation.status is Status.FINISHED and not wanted.is_to_stdout:
         sys.stdout.write(f"{wanted.path or generation.url}\n")
     return _EXIT_STATUS[generation.status]
+
+
+def _check_path(path: Path) -> None:
+    """Raise ValueError for a path that cannot be written, before the wait and not after it."""
+    try:
+        PartFile(path).close()
+    except OSError as error:
+        raise ValueError(f"--download: {path}: {error.strerror or error}") from error
 
 
 def _wait_and_fetch(client: GenerationClient, wanted: Wanted, display: "Display") -> Generation:

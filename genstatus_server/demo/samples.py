@@ -5,7 +5,7 @@ Safe to repeat: every document has a fixed id and is replaced. Logins are made a
 | submission | D1 | D2 | E | F |
 | --- | --- | --- | --- | --- |
 | 1 | kept moving by the worker | finished | finished | never requested: invalid |
-| 2 | waiting, for ever | running, for ever | upload waits | upload runs |
+| 2 | waiting, for a worker | running, for ever | upload waits | upload runs |
 | 3 | failed, with a message | invalid | upload failed | makes no sense: failed |
 | 4 | upload not begun | finished, an unusual name | no job: invalid | failed, without a message |
 
@@ -34,9 +34,9 @@ Document = dict[str, Any]
 DEMO_SUBMISSION_ID: Final = 1
 DEMO_FILE_TYPE: Final = "D1"
 DEMO_JOB_ID: Final = 11
-#: Waits for ever, to show a hold that reaches its deadline.
+#: Runs for ever, to show a hold that reaches its deadline. It has no lease, so no worker takes it over.
 STUCK_SUBMISSION_ID: Final = 2
-STUCK_FILE_TYPE: Final = "D1"
+STUCK_FILE_TYPE: Final = "D2"
 
 #: The days that the D1 and D2 files cover.
 START: Final = datetime(2026, 7, 1, tzinfo=UTC)
@@ -53,8 +53,8 @@ _FINISHED_KEYS: Final = {(1, "D2"): "1/D2.csv", (1, "E"): "1/E.csv", (4, "D2"): 
 _STATES: Final[Mapping[tuple[int, str], Document]] = {
     (DEMO_SUBMISSION_ID, DEMO_FILE_TYPE): {"status": "waiting"},
     (1, "F"): {"status": "ready"},
-    (STUCK_SUBMISSION_ID, STUCK_FILE_TYPE): {"status": "waiting"},
-    (2, "D2"): {"status": "running"},
+    (2, "D1"): {"status": "waiting"},
+    (STUCK_SUBMISSION_ID, STUCK_FILE_TYPE): {"status": "running"},
     (2, "E"): {"status": "finished", "upload": {"status": "waiting"}},
     (2, "F"): {"status": "finished", "upload": {"status": "running"}},
     (3, "D1"): {"status": "failed", "message": "The award data for this agency could not be read"},
@@ -218,7 +218,7 @@ def curl_lines(base_url: str, tokens: DemoTokens | None = None) -> str:
     take_url = r"""sed -n 's/.*"url": *"\([^"]*\)".*/\1/p'"""
     calls = {
         "A plain poll; sometimes waiting, sometimes finished": f"{_CURL} {owner} {demo}'",
-        "A hold; answered within 4 seconds, when the file is there": f"{_CURL} {owner} {demo}&wait=true'",
+        "A hold: answered as soon as the file is finished, within 4 seconds": f"{_CURL} {owner} {demo}&wait=true'",
         "A hold that reaches its deadline of 3 seconds": f"{_CURL} {owner} {stuck}&wait=true&timeout=3'",
         "Not logged in: 401": f"{_CURL_STATUS} {demo}'",
         "Somebody else's submission: 403": f"{_CURL_STATUS} {stranger} {demo}'",

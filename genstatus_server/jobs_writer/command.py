@@ -48,6 +48,12 @@ class Options:
     file_types: tuple[str, ...] | None
 
 
+def _option(name: str, name_of_server: str, **options: Any) -> Callable[[Any], Any]:
+    """An option that the server has as well, under its own name and by its environment variable."""
+    variable = f"GENSTATUS_{name_of_server.replace('-', '_').upper()}"
+    return click.option(f"--{name}", f"--{name_of_server}", name, envvar=variable, show_envvar=True, **options)
+
+
 @click.group()
 def worker() -> None:
     """Generate files."""
@@ -55,9 +61,9 @@ def worker() -> None:
 
 @worker.command()
 @click.argument("generate", metavar="MODULE:FUNCTION")
-@click.option("--uri", metavar="URI", envvar="GENSTATUS_MONGODB_URI", required=True, help="URI of MongoDB.")
-@click.option("--database", metavar="NAME", envvar="GENSTATUS_MONGODB_DATABASE", default="genstatus", show_default=True)
-@click.option("--bucket", metavar="NAME", envvar="GENSTATUS_S3_BUCKET", help="Where files go.")
+@_option("uri", "mongodb-uri", metavar="URI", required=True, help="URI of MongoDB.")
+@_option("database", "mongodb-database", metavar="NAME", default="genstatus", show_default=True)
+@_option("bucket", "s3-bucket", metavar="NAME", help="Where files go.")
 @click.option(
     "--file-type", "file_types", multiple=True, type=click.Choice(FILE_TYPES), help="Repeat it; default: all."
 )

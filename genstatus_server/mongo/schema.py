@@ -250,7 +250,8 @@ def _refused(database: Database[dict[str, Any]], collection: str) -> Iterator[st
         # A wrong writer may have stored the session token itself as the `_id`, so ids of sessions are not shown.
         listed, more = found[:_MOST_LISTED], " and more" if len(found) > _MOST_LISTED else ""
         ids = "" if collection == SESSIONS else f", with _id {', '.join(map(repr, listed))}"
-        yield f"{collection}: the validator refuses {len(listed)} documents{ids}{more}; repair or remove them"
+        count = f"{len(listed)} document{'s' * (len(listed) > 1)}"
+        yield f"{collection}: the validator refuses {count}{ids}{more}; repair or remove what is wrong"
 
 
 def open_client(uri: str, **limits: int) -> MongoClient[dict[str, Any]]:

@@ -204,7 +204,11 @@ async def _log_missing_schema(follower: ChangeStreamFollower, connection: Connec
         log.warning("database_not_checked", cause=log.cause(error))
         return
     if missing:
-        log.warning("database_incomplete", missing=missing, hint="python -m genstatus_server init-db makes it")
+        log.warning(
+            "database_incomplete",
+            missing=missing,
+            hint="genstatus init-db, with the mongodb_uri and mongodb_database of this server, makes it",
+        )
 
 
 async def _cancel(task: "asyncio.Task[Any]") -> None:

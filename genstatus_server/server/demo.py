@@ -36,7 +36,7 @@ def demo(config: str | None, **flags: str | None) -> None:
 async def run_demo(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """Run until a signal. Raises `StartupError`, and `BadSettings` where a MongoDB of one's own is configured."""
     if settings.mongodb_uri or settings.s3_bucket or settings.s3_region or settings.s3_endpoint_url:
-        raise BadSettings(["demo: brings its own MongoDB and S3; run `serve` for yours"])
+        raise BadSettings(["demo: brings its own MongoDB and S3; run `genstatus serve` for yours, or unset them"])
     settings = within_file_limit(settings)
     shutdown = Shutdown(settings.shutdown_delay)
     shutdown.handle_signals()
@@ -120,9 +120,9 @@ async def _print_when_ready(base_url: str, worker_file: Path, shutdown: Shutdown
 
 
 def worker_line(worker_file: Path) -> str:
-    """What to paste, in the folder of the sources, to run the example of a worker."""
-    python = shlex.quote(sys.executable)
-    return f"(set -a; . {shlex.quote(str(worker_file))}; exec {python} examples/worker.py)"
+    """What to paste to run the example of a worker; this process runs in the folder of the sources."""
+    command = shlex.join([sys.executable, str(Path("examples/worker.py").absolute())])
+    return f"(set -a; . {shlex.quote(str(worker_file.absolute()))}; exec {command})"
 
 
 async def _is_ready(base_url: str) -> bool:

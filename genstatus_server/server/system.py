@@ -111,7 +111,7 @@ def within_file_limit(settings: Settings) -> Settings:
     if possible == needed:
         return settings
     max_waits = min(settings.max_waits, max(possible - _OTHER_FILES, possible // 2))
-    hint = "set max_waits to that, or raise the hard limit on open files (ulimit -Hn)"
+    hint = f"set max_waits to {max_waits}, or raise the hard limit on open files (ulimit -Hn)"
     log.warning("file_limit_low", limit=possible, needed=needed, max_waits=max_waits, hint=hint)
     return replace(settings, max_waits=max_waits)
 

@@ -114,7 +114,7 @@ def test_user_grant_and_revoke_change_rights(database: "Database[dict[str, Any]]
     assert database["users"].find_one({}, ["website_admin"]) == {"_id": 1, "website_admin": True}
     run("user", "revoke", "1", "--frec", "1601", "--admin")
     revoked = run("user", "revoke", "1", "--cgac", "020", "--frec", "1601", "--admin", "--json")
-    assert revoked.stderr == "user 1 was never granted cgac_code 020, frec_code 1601, website_admin\n"
+    assert revoked.stderr == "user 1 does not have cgac_code 020, frec_code 1601, website_admin\n"
     assert json.loads(revoked.stdout) == {
         "user_id": 1,
         "email": "ada@example.gov",

@@ -89,7 +89,7 @@ def test_check_names_documents_that_the_validator_refuses(
     sync_mongodb[database_name]["jobs"].insert_one({"_id": 5, "status": "done"})
     status, findings = check()
     assert status == 0
-    assert "refuses 1 documents, with _id 5" in findings["documents"]["found"]
+    assert "refuses 1 document, with _id 5" in findings["documents"]["found"]
 
 
 def test_check_gives_up_a_mongodb_that_says_nothing(check: Check) -> None:

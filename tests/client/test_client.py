@@ -302,13 +302,37 @@ def modules_after(statement: str) -> set[str]:
     return set(loaded)
 
 
+#: What the extras `client` and `worker` and `embedded` install.
+WITHOUT_EXTRAS = "import sys; sys.modules.update(dict.fromkeys(['httpx', 'rich', 'boto3', 'fiftyone']))"
+
+
 def test_client_imports_no_library_of_the_server() -> None:
     server_side = {"tornado", "motor", "pymongo", "aiobotocore", "botocore", "marshmallow", "prometheus_client"}
     for statement in ("import genstatus_server.client", "import genstatus_server.client.wait"):
         assert not modules_after(statement) & server_side
-    assert "httpx" in modules_after("import genstatus_server.client")
+    assert "httpx" in modules_after("from genstatus_server.client import GenerationClient")
 
 
 def test_server_imports_without_the_libraries_of_the_client() -> None:
-    without = "import sys; sys.modules.update(httpx=None, rich=None)"
-    assert "tornado" in modules_after(f"{without}; import genstatus_server.cli, genstatus_server.server.run")
+    assert "tornado" in modules_after(f"{WITHOUT_EXTRAS}; import genstatus_server.cli, genstatus_server.server.run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "shown"),
+    [
+        (["--help"], 0, "  wait "),
+        (["wait", "--help"], 0, "Exit status: 0 finished"),
+        (["worker", "run", "--help"], 0, "MODULE:FUNCTION"),
+        (
+            ["wait", "--url=http://a", "--submission=1", "--file-type=E"],
+            2,
+            "pip install '.[client]' in the source folder",
+        ),
+    ],
+)
+def test_commands_do_without_the_libraries_of_extras(arguments: list[str], status: int, shown: str) -> None:
+    """The trap: the help of all commands ended in a traceback where one library was not installed."""
+    code = f"{WITHOUT_EXTRAS}; from genstatus_server.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (ended.returncode, shown in ended.stdout + ended.stderr) == (status, True), ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -198,8 +198,9 @@ async def test_wait_command_exits_with_124_at_its_timeout(server: Server, world:
 )
 def test_wait_command_checks_the_path_before_the_wait(tmp_path: Path, name: str, said: str) -> None:
     status, output = run_here("--download", str(tmp_path / name))
-    assert status == 1
+    assert status == 2
     assert said in output
+    assert f"{tmp_path / name}: " in output
     assert "ConnectError" not in output
 
 

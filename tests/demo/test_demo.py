@@ -242,18 +242,24 @@ def test_demo_download_call_extracts_the_url_of_an_answer() -> None:
 
 
 def test_worker_line_runs_a_worker_on_the_demo(
-    mongodb_uri: str, database_name: str, jobs: Jobs, storage: Storage, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    mongodb_uri: str,
+    database_name: str,
+    jobs: Jobs,
+    storage: Storage,
+    tmp_path: Path,
 ) -> None:
     settings = Settings(mongodb_uri=mongodb_uri, mongodb_database=database_name)
     file = tmp_path / "it's a folder.env"
     write_worker_file(file, worker_environment(settings, storage))
     assert file.stat().st_mode & 0o777 == 0o600
+    monkeypatch.chdir(ROOT)
     line = worker_line(file)
     assert storage.secret_key
     assert storage.secret_key not in line
     JobsWriter(jobs.database, bucket=storage.bucket).request(77, "E")
     command = ["bash", "-c", line]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as worker:
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True) as worker:
         try:
             wait_until(lambda: (jobs.find_one({"submission_id": 77}) or {}).get("status") == "finished")
         finally:

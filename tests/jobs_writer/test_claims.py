@@ -172,7 +172,7 @@ def test_job_that_validators_refuse_is_passed_over_and_logged_once(
     assert writer.claim() is None
     assert caplog.text.count("is passed over") == 1
     (line,) = initialize(mongodb_uri, unvalidated.name)
-    assert "jobs: the validator refuses 1 documents, with _id " in line
+    assert "jobs: the validator refuses 1 document, with _id " in line
 
 
 @pytest.mark.parametrize("old", [name for name in OLD if name != "dates of a file without"])
