@@ -84,15 +84,12 @@ class Ending(Enum):
 
 
 def ending_of(
-    error: BaseException | None,
-    handlers: frozenset[CodeType] = frozenset(),
-    *,
-    of_storage: BaseException | None = None,
+    error: BaseException | None, handlers: frozenset[CodeType] = frozenset(), *, is_of_storage: bool = False
 ) -> tuple[Ending, str]:
     """How a block that is left by `error` ends its job, and the message for callers.
 
     An exception group counts as what all of its errors are. `handlers` is `handler_codes` of when the block began.
-    `of_storage` is the error of an upload for which the job is not to blame.
+    `is_of_storage`: its last upload failed, and the job is not to blame for that.
     """
     if error is None:
         return Ending.FINISHED, ""
@@ -104,7 +101,7 @@ def ending_of(
         text = " ".join(dict.fromkeys(clean_message(str(each)) for each in leaves))
         return Ending.INVALID if is_invalid else Ending.FAILED, text.strip() or DEFAULT_FAILURE
     if all(isinstance(each, Exception) for each in leaves):
-        return (Ending.POSTPONED, "") if of_storage in leaves else (Ending.FAILED, DEFAULT_FAILURE)
+        return (Ending.POSTPONED, "") if is_of_storage else (Ending.FAILED, DEFAULT_FAILURE)
     handlers |= handler_codes()
     return Ending.RELEASED if any(_stops(each, handlers) for each in leaves) else Ending.REQUEUED, ""
 

@@ -89,8 +89,8 @@ class JobHandle(JobBase):
         self._claimed_at = 0.0
         self._handlers: frozenset[CodeType] = frozenset()
         self._is_from_queue = False
-        #: The error of an upload for which a job of the queue is not to blame.
-        self._storage_error: Exception | None = None
+        #: Whether the last upload failed, and this job of the queue is not to blame for that.
+        self._has_no_storage = False
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""
@@ -149,7 +149,7 @@ class JobHandle(JobBase):
         progress: Progress | None,
     ) -> int:
         """`upload`; what `check` raises ends it."""
-        self._storage_error = None
+        self._has_no_storage = False
         try:
             file = self._place_of(source, bucket, key)
             client = self._tools.s3()
@@ -157,7 +157,7 @@ class JobHandle(JobBase):
             size = upload(client, source, file, args, check=check, progress=progress)
         except Exception as error:
             if self._is_from_queue and is_of_storage(error):
-                self._storage_error = error
+                self._has_no_storage = True
                 self._tools.outage.upload_failed()
             raise
         self._tools.outage.upload_worked()
@@ -205,7 +205,7 @@ class JobHandle(JobBase):
         if self._is_settled or self.keeper is None or not self.keeper.is_of_this_process:
             return
         try:
-            self._end(*ending_of(error, self._handlers, of_storage=self._storage_error))
+            self._end(*ending_of(error, self._handlers, is_of_storage=self._has_no_storage))
         except (PyMongoError, LeaseLost) as unwritten:
             if error is None:
                 raise

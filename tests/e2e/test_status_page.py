@@ -362,6 +362,7 @@ async def test_page_requires_a_choice_before_a_request(open_page: OpenPage, obse
     assert not list(observed.checks())
     await page.watch(submission="99")
     await page.tells_problem("Submission 99 does not exist.")
+    assert len(list(observed.checks())) <= 4, "no file is asked for twice"
 
 
 async def test_page_reports_a_lost_connection_once(open_page: OpenPage, server: Server, world: World) -> None:

@@ -168,9 +168,14 @@ UNUSABLE: dict[str, Callable[[S3], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("is_wrapped", [False, True])
 @pytest.mark.parametrize("unusable", UNUSABLE)
 async def test_job_of_the_queue_outlives_a_worker_that_cannot_upload(
-    monkeypatch: pytest.MonkeyPatch, bench: Bench, s3: S3, unusable: str
+    monkeypatch: pytest.MonkeyPatch,
+    bench: Bench,
+    s3: S3,
+    unusable: str,
+    is_wrapped: bool,  # noqa: FBT001 - pytest's
 ) -> None:
     """The trap: one worker with a wrong key failed all that waited, one job after the other."""
     writer = bench.make(**UNUSABLE[unusable](s3))
@@ -181,7 +186,12 @@ async def test_job_of_the_queue_outlives_a_worker_that_cannot_upload(
     job = await writer.claim()
     with pytest.raises(Exception, match=r".") as raised:
         async with job:
-            await job.upload(io.BytesIO(b"to be stored elsewhere"))
+            try:
+                await job.upload(io.BytesIO(b"to be stored elsewhere"))
+            except Exception as error:
+                if is_wrapped:
+                    raise RuntimeError("the program's own") from error
+                raise
     assert not isinstance(raised.value, LeaseLost)
     document = bench.stored(job)
     assert (document["status"], document["attempts"]) == ("waiting", 0)

@@ -8,6 +8,7 @@ import { checkGeneration, GenerationError, waitForGeneration } from "./genstatus
 const HOLDS = 4; // Two connections are left for other requests.
 const ATTEMPTS = 5; // To become one of these.
 const OVER = new Set(["settled", "refused"]);
+const REFUSALS = new Set([400, 401, 403]);
 
 /**
  * Calls `onUpdate` with every update of this tab or of another one, until the file is settled or refused, or `signal`
@@ -51,7 +52,9 @@ async function checkOnce(params, signal, publish) {
     const answer = await checkGeneration({ ...params, signal });
     publish({ phase: answer.status === "waiting" ? "asking" : "settled", answer, failures: 0 });
   } catch (error) {
-    signal.throwIfAborted(); // Any other error comes again with the next request.
+    signal.throwIfAborted();
+    if (REFUSALS.has(error.status)) publish({ phase: "refused", status: error.status, message: error.message });
+    // Any other error comes again with the next request.
   }
 }
 
