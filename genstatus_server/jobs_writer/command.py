@@ -217,7 +217,9 @@ def _check(options: Options) -> None:
     try:
         with MongoClient[dict[str, Any]](options.uri, connect=False) as client:
             JobsWriter(client[options.database], bucket=options.bucket, lease_seconds=options.lease_seconds)
-    except (PyMongoError, ValueError) as error:
+    except PyMongoError as error:
+        raise click.BadParameter(str(error), param_hint="--uri") from error
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 

@@ -231,6 +231,60 @@ async def test_client_frees_its_hold_when_a_wait_is_cancelled(server: Server, wo
         await until(lambda: not len(server.services.holds), what="the hold is freed")
 
 
+async def test_client_leaves_no_part_when_a_download_is_cancelled(
+    server: Server, finished: None, network: BadNetwork, tmp_path: Path
+) -> None:
+    network.worsen([Fault(lost=True)])
+    async with FRONTS[1](server.base_url, "owner") as client:
+        download = asyncio.ensure_future(client.download(1, "D1", tmp_path / "D1.csv"))
+        await until(lambda: network.requests, what="the download has begun")
+        assert len(files(tmp_path)) == 1
+        download.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await download
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1:x", "nonsense://127.0.0.1:1"])
+def test_client_names_a_proxy_that_cannot_be_used(
+    front: type[Front], monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(ValueError, match="proxy"):
+        front("http://127.0.0.1:1", "owner")
+
+
+#: Each process asks for a job of its own, over and over, by one client that was made and used before the fork.
+FORKING = """
+import os, sys
+from genstatus_server.client import GenerationClient
+
+client = GenerationClient(sys.argv[1], "owner")
+client.check_generation(1, "D1")
+jobs = {"D1": 100, "D2": 101, "E": 102, "F": 103}
+
+def asks(file_type):
+    return all(client.check_generation(1, file_type).job_id == jobs[file_type] for _ in range(25))
+
+children = []
+for file_type in ("D2", "E", "F"):
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if asks(file_type) else 1)
+    children.append(pid)
+assert asks("D1")
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+"""
+
+
+async def test_client_may_be_used_by_forked_processes(server: Server, world: World) -> None:
+    """The trap: two processes on one connection get each other's answers."""
+    for job_id, file_type in enumerate(("D1", "D2", "E", "F"), 100):
+        await world.put_job(job_id, file_type)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKING, server.base_url)
+    assert await process.wait() == 0
+
+
 async def test_client_serves_many_waits_at_once(server: Server, world: World) -> None:
     await world.put_job()
     async with FRONTS[1](server.base_url, "owner") as client:

@@ -288,8 +288,9 @@ async def test_wait_command_ends_at_ctrl_c(server: Server, world: World) -> None
     assert err.splitlines()[-1] == "D1 of submission 1: interrupted"
 
 
-async def test_wait_command_removes_the_partial_file_at_sigterm(
-    server: Server, world: World, storage_network: BadNetwork, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_wait_command_removes_the_partial_file_at_a_signal(
+    server: Server, world: World, storage_network: BadNetwork, tmp_path: Path, number: signal.Signals
 ) -> None:
     await world.put_job()
     await world.finish()
@@ -297,9 +298,9 @@ async def test_wait_command_removes_the_partial_file_at_sigterm(
     async with genstatus_wait(server.base_url, "--download", str(tmp_path / "D1.csv")) as waiting:
         await until(lambda: storage_network.requests, seconds=SECONDS, what="the download has begun")
         assert [path.suffix for path in files(tmp_path)] == [".part"]
-        waiting.process.terminate()
+        waiting.process.send_signal(number)
         status, out, err = await waiting.ended()
-    assert (status, out) == (143, "")
+    assert (status, out) == (128 + number, "")
     assert "Traceback" not in err
     assert files(tmp_path) == []
 

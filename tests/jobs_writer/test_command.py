@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from genstatus_server.cli import commands
 from genstatus_server.jobs_writer import JobsWriter
 from tests.jobs_writer.conftest import Database
 from tests.support.embedded_processes import wait_until
@@ -136,6 +138,31 @@ def test_worker_run_replaces_a_process_that_dies(
         _, log = process.communicate(timeout=SECONDS)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (first, second)), seconds=SECONDS)
     assert b"ended with -9" in log
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--uri=mongodb://", "--uri: Must provide at least one hostname"),
+        ("--bucket=a bucket", "bucket must be"),
+        ("--lease-seconds=1e12", "lease"),
+        ("--lease-seconds=0.5", "--lease-seconds"),
+        ("--processes=0", "--processes"),
+        ("--file-type=G", "--file-type"),
+    ],
+)
+def test_worker_run_refuses_options_that_no_process_could_work_with(option: str, said: str) -> None:
+    command = ["worker", "run", "os:getcwd", "--mongodb-uri=mongodb://127.0.0.1:1", option]
+    shown = CliRunner().invoke(commands, command)
+    assert shown.exit_code == 2
+    assert said in shown.stderr
+
+
+def test_worker_run_takes_the_options_of_the_server_by_their_names() -> None:
+    shown = CliRunner().invoke(commands, ["worker", "run", "--help"]).stdout
+    for name in ("mongodb-uri", "mongodb-database", "s3-bucket"):
+        assert f"--{name} " in shown
+        assert f"GENSTATUS_{name.replace('-', '_').upper()}" in shown
 
 
 @pytest.mark.parametrize("name", ["mine", "mine:", "no.such:thing", "os:nothing", "os:sep", ":x"])

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.jobs_writer import JobsWriter, LeaseLost
 from genstatus_server.jobs_writer import s3_client as own_client
 from genstatus_server.jobs_writer.aio import in_thread
-from genstatus_server.jobs_writer.s3 import PART_SIZE, checked_place, part_sizes
+from genstatus_server.jobs_writer.s3 import PART_SIZE, NotFromS3, checked_place, part_sizes
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload
 from tests.support import upload_programs
 from tests.support.processes import DEADLINE, wait_until
@@ -274,6 +275,29 @@ def test_upload_removes_its_parts_when_its_lease_is_lost(
     with pytest.raises(LeaseLost), job:
         job.upload(Adaptor(itertools.repeat(bytes(PART_SIZE))), progress=request_again)  # type: ignore[arg-type]
     wait_until(is_clear, "its parts are removed")
+
+
+class Portal(BaseHTTPRequestHandler):
+    """Answers everything with 200, as the page of a network that wants a login first."""
+
+    def do_PUT(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_upload_counts_only_with_the_answer_of_s3(keys: None) -> None:
+    """The trap: the job was finished, and its file nowhere."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
+        threading.Thread(target=portal.serve_forever).start()
+        try:
+            with closing(own_client(endpoint_url=url_of(portal.socket))) as client, pytest.raises(NotFromS3):
+                upload(client, io.BytesIO(b"a"), checked_place("reports", "a"), {}, check=lambda: None)
+        finally:
+            portal.shutdown()
 
 
 @pytest.fixture

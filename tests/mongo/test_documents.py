@@ -210,6 +210,8 @@ async def test_reader_reads_jobs_before_their_access() -> None:
     [
         OperationFailure("no snapshot yet", 246),
         OperationFailure("no snapshot any more", 239),
+        OperationFailure("the collection was dropped", 26),
+        OperationFailure("the collection was dropped during the query", 175),
         OperationFailure("logged out", 13),
         OperationFailure("no such user", 18),
         ServerSelectionTimeoutError("127.0.0.1:1: Authentication failed., Timeout: 2.0s"),
