@@ -56,9 +56,9 @@ class _Commands(click.Group):
         if cmd_name in _SERVERS:
             for number in (signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(number, signal.SIG_IGN)
-            # Linux drops a signal without a handler to process 1 of a container: the server would start after all.
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is signal.SIG_DFL:
+            # Until the server handles them. Linux drops a signal without a handler to process 1 of a container.
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
                     signal.signal(number, lambda *_: os._exit(0))
         module = import_module(f"genstatus_server.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))

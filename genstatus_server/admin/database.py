@@ -185,24 +185,31 @@ def age(moment: datetime | None) -> str | None:
     return " ".join(parts[:2])
 
 
-def _finite(value: Any) -> Any:
-    """`value` without numbers that JSON cannot express."""
+def _shown(value: Any) -> Any:
+    """`value` with whole doubles as integers, and without numbers that JSON cannot express."""
     if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _shown(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_shown(each) for each in value]
+    if not isinstance(value, float):
+        return value
+    return None if not math.isfinite(value) else int(value) if value.is_integer() else value
 
 
-def _json(value: Any) -> str:
-    return json.dumps(
-        _finite(value), indent=2, default=lambda it: it.isoformat() if isinstance(it, datetime) else str(it)
-    )
+def _json(value: Any, indent: int | None = 2) -> str:
+    def text(other: object) -> str:
+        return other.isoformat() if isinstance(other, datetime) else str(other)
+
+    return json.dumps(_shown(value), indent=indent, default=text)
 
 
 def _cell(value: Any) -> str:
+    value = _shown(value)
     if value is None:
         return "-"
-    text = f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, datetime) else str(value)
+    if isinstance(value, dict | list):
+        text = _json(value, indent=None)
+    else:
+        text = f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, datetime) else str(value)
     # A document may hold anything, and a terminal obeys some of it.
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -29,11 +29,15 @@ POLLING_SECONDS: Final = 1.0
 LONGEST_PAUSE: Final = 2.0
 #: Attempts to continue after a resume token. If they fail, the token is dropped and the cache is cleared.
 TOKEN_ATTEMPTS: Final = 2
-#: Seconds until the next request to the change stream, after changes that nobody waits for. The changes of that time
-#: come with one answer, which costs hardly more than a single change.
+#: Where changes come at more than `BUSY_RATE` a second: seconds until the next request to the change stream, after
+#: changes that nobody waits for. The changes of that time come with one answer, which costs hardly more than a single
+#: change. Below that rate, a poll right after a write must see it, and there is little to save.
 REST_SECONDS: Final = 0.005
 #: The same if no request at all is held when the rest begins. Polls notice it, and a hold that begins in that time.
 REST_SECONDS_WITHOUT_HOLDS: Final = 0.025
+BUSY_RATE: Final = 200
+#: Seconds for which changes are counted, to know their rate.
+RATE_SECONDS: Final = 0.5
 #: Seconds between two checks whether a collection has become a view.
 VIEW_CHECK_SECONDS: Final = 5.0
 
@@ -126,16 +130,21 @@ class ChangeStreamFollower:
 
     async def _apply_batches(self, next_batch: NextBatch) -> None:
         views_checked_at, rest, is_last = _now(), 0.0, False
+        counted_since, count, is_busy = views_checked_at, 0, False
         while not is_last:
             batch = await next_batch(rest)
-            has_woken, is_last = self._apply(batch), batch.is_last
-            rest = 0.0
-            if batch.events and not has_woken:
-                rest = REST_SECONDS if self._holds.keys() else REST_SECONDS_WITHOUT_HOLDS
+            has_woken, is_last, now = self._apply(batch), batch.is_last, _now()
             # Only now: the next stream repeats the events that were not applied.
             self._resume_token, self._token_attempts = batch.resume_token, 0
-            if _now() - views_checked_at > VIEW_CHECK_SECONDS:
-                views_checked_at = _now()
+            count += len(batch.events)
+            if now - counted_since >= RATE_SECONDS:
+                is_busy = count > BUSY_RATE * (now - counted_since)
+                counted_since, count = now, 0
+            rest = 0.0
+            if is_busy and batch.events and not has_woken:
+                rest = REST_SECONDS if self._holds.keys() else REST_SECONDS_WITHOUT_HOLDS
+            if now - views_checked_at > VIEW_CHECK_SECONDS:
+                views_checked_at = now
                 await self._check_views()
             if has_woken:
                 # The holds answer first: the thread of the next batch would compete for the interpreter.

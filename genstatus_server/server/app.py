@@ -37,6 +37,8 @@ from genstatus_server.web.listener import Listener
 from genstatus_server.web.pages import OpenApiHandler, static_routes
 from genstatus_server.web.status import GenerationStatusesHandler, GenerationStatusHandler
 
+#: Of the seconds of `drain_timeout`, those that are left for closing what was opened, but at most half.
+_CLOSING_SECONDS: Final = 0.5
 #: Documents that are cached of each collection, at the least. Whatever is held must stay cached, up to four jobs each.
 _CACHED: Final = 10_000
 #: Thresholds of the garbage collector. It checks new objects after 10,000 more allocations than deallocations. With -1,
@@ -148,8 +150,8 @@ async def run_app(
 ) -> None:
     """Serve on `sockets` until `shutdown` is set, then end the holds and return.
 
-    The answers get `shutdown.delay` and then at most `drain_timeout` seconds. `parent` is the process that runs this
-    one beside others: it adds up their metrics.
+    The answers get `shutdown.delay` seconds, and most of the `drain_timeout` seconds until the exit. `parent` is the
+    process that runs this one beside others: it adds up their metrics.
     """
     async with AsyncExitStack() as stack:
         services = await open_services(stack, settings, s3_keys=s3_keys, parent=parent)
@@ -188,8 +190,10 @@ async def _drain(listener: Listener, services: Services, shutdown: Shutdown) -> 
     services.holds.drain()
     await asyncio.sleep(shutdown.delay)  # Meanwhile load balancers see that /readyz fails, and send no more requests.
     listener.stop_listening()
+    seconds = services.settings.drain_timeout
+    shutdown.exit_within(seconds)
     try:
-        async with asyncio.timeout(services.settings.drain_timeout):
+        async with asyncio.timeout(max(seconds - _CLOSING_SECONDS, seconds / 2)):
             await listener.wait_answered(lambda: services.in_flight)
     except TimeoutError:
         log.warning("drain_timeout", hint="some clients did not take their answer in time")

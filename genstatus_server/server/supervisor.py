@@ -196,7 +196,7 @@ class _Supervisor:
 
     async def _stop(self, process: Process) -> None:
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT if self._shutdown.signal == "SIGINT" else signal.SIGTERM)
+            process.send_signal(signal.Signals[self._shutdown.signal or "SIGTERM"])
         try:
             async with asyncio.timeout(self._shutdown.delay + self._kill_seconds):
                 await process.wait()

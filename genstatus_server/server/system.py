@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,12 @@ class Shutdown(asyncio.Event):
         if number is signal.SIGINT:
             self.delay = 0
         self.set()
+
+    def exit_within(self, seconds: float) -> None:
+        """End this process after `seconds`, with status 0, whatever keeps it from its end: a driver's thread may."""
+        timer = threading.Timer(seconds, self.exit_now, [0])
+        timer.daemon = True
+        timer.start()
 
     @staticmethod
     def exit_now(status: int) -> NoReturn:

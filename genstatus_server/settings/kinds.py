@@ -49,7 +49,8 @@ def port(value: Any) -> int:
 def seconds(low: float, high: float) -> Kind:
     def parse(value: Any) -> float:
         try:
-            seconds = float("nan" if isinstance(value, bool) else value)
+            # Python's own notation, such as 1_0, is not meant.
+            seconds = float("nan" if isinstance(value, bool) or "_" in str(value) else value)
         except (TypeError, ValueError, OverflowError):
             seconds = float("nan")
         if not low <= seconds <= high:

@@ -207,6 +207,14 @@ def test_job_list_finds_stuck_jobs(
     assert run("job", "list", "--stuck", "2h", "--json").stdout == "[]\n"
 
 
+def test_job_show_shows_whole_doubles_as_integers(database: "Database[dict[str, Any]]", run: Run) -> None:
+    put(database, 10, 4, status="finished", size=5.0, upload={"status": "finished", "key": "a", "parts": 2.0})
+    shown = json.loads(run("job", "show", "10", "D1", "--json").stdout)
+    assert (str(shown["size"]), shown["upload"]) == ("5", {"status": "finished", "key": "a", "parts": 2})
+    line = next(line for line in run("job", "show", "10", "D1").stdout.splitlines() if line.startswith("upload "))
+    assert line.endswith('{"status": "finished", "key": "a", "parts": 2}')
+
+
 def test_job_show_shows_the_document_and_the_public_status(database: "Database[dict[str, Any]]", run: Run) -> None:
     put(database, 1, 2, status="finished", upload={"status": "finished", "key": "1/D1.csv"}, message="a\x1b[31mb")
     shown = run("job", "show", "1", "D1").stdout

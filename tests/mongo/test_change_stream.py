@@ -125,7 +125,27 @@ async def test_follower_applies_events_in_order_before_it_wakes() -> None:
         assert made.freshness.position == time_of(9) - 1
 
 
-async def test_follower_rests_after_changes_that_nobody_waits_for_longer_without_holds() -> None:
+async def test_follower_rests_only_where_changes_come_quickly() -> None:
+    async with following() as made:
+        await made.asked()
+        for number in range(100):
+            await asyncio.sleep(1.01 / change_stream.BUSY_RATE)
+            await made.send(update(6 + number, {}))
+        assert set(made.connection.stream.rests) == {0}
+        for number in range(300):
+            await asyncio.sleep(0.9 / change_stream.BUSY_RATE)
+            await made.send(update(200 + number, {}))
+        assert made.connection.stream.rests[-1] > 0
+        await asyncio.sleep(2 * change_stream.RATE_SECONDS)
+        await made.send(update(600, {}))
+        assert made.connection.stream.rests[-1] == 0
+
+
+async def test_follower_rests_after_changes_that_nobody_waits_for_longer_without_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(change_stream, "RATE_SECONDS", 0)
+    monkeypatch.setattr(change_stream, "BUSY_RATE", -1)
     async with following() as made:
         await made.asked()
         await made.send(update(6, {}))

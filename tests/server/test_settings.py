@@ -59,7 +59,7 @@ VALUES: dict[str, dict[str, object]] = {
 }
 
 NOT_WHOLE = ["-1", "+1", "1.0", "1e3", "1_0", "x", "٣", "9" * 5000, "0" * 20 + "99999999", "1 0"]
-NO_SECONDS = ["-1", "x", "nan", "inf", "-inf", "1e9", "1,5", ""]
+NO_SECONDS = ["-1", "x", "1_0", "nan", "inf", "-inf", "1e9", "1,5", ""]
 
 #: What each option refuses, as text.
 BAD: dict[str, list[str]] = {
