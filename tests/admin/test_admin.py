@@ -273,8 +273,9 @@ def test_commands_need_the_name_of_a_mongodb(command: list[str]) -> None:
     ],
 )
 def test_commands_explain_an_error_of_mongodb_in_one_line(
-    mongodb_uri: str, command: list[str], uri: str, reason: str
+    monkeypatch: pytest.MonkeyPatch, mongodb_uri: str, command: list[str], uri: str, reason: str
 ) -> None:
+    monkeypatch.setattr(admin_database, "CONNECT_MS", 1000)
     port = pymongo.uri_parser.parse_uri(mongodb_uri)["nodelist"][0][1]
     full = uri.format(port=port) + "serverSelectionTimeoutMS=300"
     try:
