@@ -39,6 +39,11 @@ __all__ = [
     "WaitTimedOut",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _CLIENTS = {"AsyncGenerationClient": ".async_client", "GenerationClient": ".sync_client"}
 
 

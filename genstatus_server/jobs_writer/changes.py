@@ -160,11 +160,18 @@ def release(job_id: int, lease: Lease) -> Change:
     return Change(_held(job_id, lease), update)
 
 
-def requeue(job_id: int, lease: Lease, *, counts: bool = True) -> Change:
-    """Back to the end of the queue. The attempt counts, or not."""
+def requeue(job_id: int, lease: Lease) -> Change:
+    """Back to the end of the queue. The attempt counts."""
     fields = {"status": "waiting", "ended_by": lease.token}
-    update = _update(fields, ("upload", "size", "lease")) | {"$inc": {"attempts": 0 if counts else -1}}
+    update = _update(fields, ("upload", "size", "lease"))
     return Change(_held(job_id, lease), update | {"$currentDate": {"updated_at": True, "requested_at": True}})
+
+
+def postpone(job_id: int, lease: Lease, *, counts: bool) -> Change:
+    """Back to the end of the queue. `updated_at` stays: a job that no worker can store is to be found as stuck."""
+    fields = {"status": "waiting", "ended_by": lease.token}
+    update = _update(fields, ("upload", "size", "lease")) | {"$currentDate": {"requested_at": True}}
+    return Change(_held(job_id, lease), update if counts else update | {"$inc": {"attempts": -1}})
 
 
 def confirm_end(job_id: int, lease: Lease) -> Change:

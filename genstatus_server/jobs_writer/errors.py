@@ -4,7 +4,7 @@ import functools
 import random
 import signal
 from asyncio import CancelledError
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from types import CodeType, TracebackType
 from typing import Any, Final
@@ -77,19 +77,21 @@ class Ending(Enum):
     RELEASED = auto()
     #: Back to the end of the queue; the attempt counts.
     REQUEUED = auto()
-    #: Back to the end of the queue; the attempt does not count: this worker cannot store files now.
+    #: Back to the end of the queue: this worker cannot store files now.
     POSTPONED = auto()
     #: Nothing may be written: the job belongs to another worker.
     LOST = auto()
 
 
 def ending_of(
-    error: BaseException | None, handlers: frozenset[CodeType] = frozenset(), *, is_of_storage: bool = False
+    error: BaseException | None,
+    handlers: frozenset[CodeType] = frozenset(),
+    refusals: Sequence[Exception] = (),
 ) -> tuple[Ending, str]:
     """How a block that is left by `error` ends its job, and the message for callers.
 
     An exception group counts as what all of its errors are. `handlers` is `handler_codes` of when the block began.
-    `is_of_storage`: its last upload failed, and the job is not to blame for that.
+    `refusals` are errors of an upload for which the job is not to blame.
     """
     if error is None:
         return Ending.FINISHED, ""
@@ -101,7 +103,7 @@ def ending_of(
         text = " ".join(dict.fromkeys(clean_message(str(each)) for each in leaves))
         return Ending.INVALID if is_invalid else Ending.FAILED, text.strip() or DEFAULT_FAILURE
     if all(isinstance(each, Exception) for each in leaves):
-        return (Ending.POSTPONED, "") if is_of_storage else (Ending.FAILED, DEFAULT_FAILURE)
+        return (Ending.POSTPONED, "") if comes_of(error, refusals) else (Ending.FAILED, DEFAULT_FAILURE)
     handlers |= handler_codes()
     return Ending.RELEASED if any(_stops(each, handlers) for each in leaves) else Ending.REQUEUED, ""
 
@@ -136,6 +138,20 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(each)
     else:
         yield error
+
+
+def comes_of(error: BaseException, origins: Sequence[Exception]) -> bool:
+    """Whether `error` is one of `origins`, or was raised because of one or while one was handled."""
+    seen, left = set[int](), [error]
+    while left:
+        each = left.pop()
+        if any(each is origin for origin in origins):
+            return True
+        if id(each) not in seen:
+            seen.add(id(each))
+            left += filter(None, (each.__cause__, each.__context__))
+            left += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+    return False
 
 
 def _stops(error: BaseException, handlers: frozenset[CodeType]) -> bool:

@@ -22,11 +22,13 @@ from genstatus_server.jobs_writer.errors import (
     LeaseLost,
     NothingUploaded,
     clean_message,
+    comes_of,
     ending_of,
     handler_codes,
 )
 from genstatus_server.jobs_writer.lease import LeaseKeeper
-from genstatus_server.jobs_writer.s3 import NoBucket, Outage, Source, checked_place, is_of_storage
+from genstatus_server.jobs_writer.outage import NoBucket, Outage, is_of_the_file
+from genstatus_server.jobs_writer.s3 import Source, checked_place
 from genstatus_server.jobs_writer.terms import JobEvent, OnEvent, Terms, is_integer, report
 from genstatus_server.jobs_writer.transfer import Progress, upload
 from genstatus_server.model.jobs import DEFAULT_FAILURE, LARGEST_ID
@@ -59,6 +61,7 @@ class JobBase:
     end_date: datetime | None
     generation: int
     attempt: int
+    ending: Ending | None
 
     def __repr__(self) -> str:
         return f"<job {self.job_id}: {self.file_type} of submission {self.submission_id}>"
@@ -89,8 +92,11 @@ class JobHandle(JobBase):
         self._claimed_at = 0.0
         self._handlers: frozenset[CodeType] = frozenset()
         self._is_from_queue = False
-        #: Whether the last upload failed, and this job of the queue is not to blame for that.
-        self._has_no_storage = False
+        #: The errors of the last upload for which the job is not to blame, and whether the attempt counts nevertheless.
+        self._refusals: list[Exception] = []
+        self._counts = False
+        #: How the block has ended the job; None where it has not.
+        self.ending: Ending | None = None
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` where the lease is lost, or has run out unprolonged. For long generations, now and then."""
@@ -149,16 +155,16 @@ class JobHandle(JobBase):
         progress: Progress | None,
     ) -> int:
         """`upload`; what `check` raises ends it."""
-        self._has_no_storage = False
+        if self._is_settled:
+            raise self._lost()
+        self._refusals = []
         try:
-            file = self._place_of(source, bucket, key)
-            client = self._tools.s3()
+            file, client = self._place_of(source, bucket, key), self._s3()
             self._write(changes.begin_upload(self.job_id, self._lease))
-            size = upload(client, source, file, args, check=check, progress=progress)
+            size = upload(client, source, file, args, check=check, progress=progress, on_refused=self._note_refusal)
         except Exception as error:
-            if self._is_from_queue and is_of_storage(error):
-                self._has_no_storage = True
-                self._tools.outage.upload_failed()
+            if self._is_from_queue and comes_of(error, self._refusals):
+                self._counts = self._tools.outage.upload_failed(error)
             raise
         self._tools.outage.upload_worked()
         self._write(changes.end_upload(self.job_id, self._lease, file, size, settles=self._is_finished))
@@ -205,7 +211,13 @@ class JobHandle(JobBase):
         if self._is_settled or self.keeper is None or not self.keeper.is_of_this_process:
             return
         try:
-            self._end(*ending_of(error, self._handlers, is_of_storage=self._has_no_storage))
+            refusals = self._refusals if self._is_from_queue else []
+            self.ending, message = ending_of(error, self._handlers, refusals)
+            if self.ending is Ending.FINISHED and refusals and not self._is_uploaded:
+                self.ending = Ending.POSTPONED
+            self._end(self.ending, message)
+            if self.ending is Ending.POSTPONED and error is None:
+                raise NothingUploaded(f"{self!r}: its block ended without an upload; the job is given back")
         except (PyMongoError, LeaseLost) as unwritten:
             if error is None:
                 raise
@@ -219,8 +231,11 @@ class JobHandle(JobBase):
             self._report("lost")
         elif ending is Ending.RELEASED:
             self.release()
-        elif ending in {Ending.REQUEUED, Ending.POSTPONED}:
-            self._write(changes.requeue(self.job_id, self._lease, counts=ending is Ending.REQUEUED))
+        elif ending is Ending.REQUEUED:
+            self._write(changes.requeue(self.job_id, self._lease))
+            self._settle("released")
+        elif ending is Ending.POSTPONED:
+            self._write(changes.postpone(self.job_id, self._lease, counts=self._counts))
             self._settle("released")
         elif ending is not Ending.FINISHED:
             self._fail(ending.name.lower(), message)
@@ -260,8 +275,21 @@ class JobHandle(JobBase):
         own = f"{self.submission_id}/{self._lease.token}/{self.file_type}{suffix or '.csv'}"
         bucket = bucket or self._tools.terms.bucket
         if not bucket:
-            raise NoBucket("no bucket: name one, here or when the writer is made")
+            error = NoBucket("no bucket: name one, here or when the writer is made")
+            self._refusals.append(error)
+            raise error
         return checked_place(bucket, own if key is None else key)
+
+    def _s3(self) -> Any:
+        try:
+            return self._tools.s3()
+        except Exception as error:
+            self._refusals.append(error)
+            raise
+
+    def _note_refusal(self, error: Exception) -> None:
+        if not is_of_the_file(error):
+            self._refusals.append(error)
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(f"{self!r}: this worker does not hold it; nothing was changed")

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -20,26 +19,6 @@ from genstatus_server.jobs_writer.changes import File
 
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9.\-_]{3,255}|arn:[^:\s]+:s3[a-z-]*:[^:\s]*:[^:\s]*:\S+")
 _LONGEST_KEY: Final = 1024
-_SERVER_ERROR: Final = 500
-#: S3's refusals of the worker or its bucket, by their codes.
-_REFUSALS: Final = frozenset(
-    {
-        "AccessDenied",
-        "AllAccessDisabled",
-        "AuthorizationHeaderMalformed",
-        "ExpiredToken",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "NoSuchBucket",
-        "PermanentRedirect",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-    }
-)
-#: Seconds until a worker claims again after an upload that S3 did not take. They double from the first to the last.
-_FIRST_OUTAGE_PAUSE: Final = 1.0
-_LONGEST_OUTAGE_PAUSE: Final = 30.0
 #: What an upload sets itself.
 _OWN_ARGS: Final = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "MultipartUpload", "UploadId"})
 #: A file by its path, or a stream open for reading bytes, which need not be seekable.
@@ -98,49 +77,6 @@ def check_access_point(client: Any, file: File) -> None:
     """Raise ValueError where `file` lies behind an access point, and `client` is not one that can address those."""
     if (file.bucket or "").startswith("arn:") and (client.meta.config.s3 or {}).get("addressing_style") == "path":
         raise ValueError(f"{file.bucket} is an access point: this client addresses buckets as paths, as off AWS")
-
-
-class NoBucket(ValueError):
-    """Neither the writer nor the upload names a bucket."""
-
-
-class NotFromS3(ConnectionError):
-    """Something between this worker and S3 has answered, such as a portal."""
-
-
-def is_of_storage(error: Exception) -> bool:
-    """Whether an upload failed by S3 or by this worker's way to it, so that any other file would fail as well.
-
-    S3 is away or refuses the credentials, there is no such bucket, or none is named, or boto3 is not installed.
-    """
-    if isinstance(error, NoBucket | NotFromS3 | ModuleNotFoundError):
-        return True
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError  # noqa: PLC0415 - as above
-    except ModuleNotFoundError:
-        return False
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= _SERVER_ERROR or error.response.get("Error", {}).get("Code") in _REFUSALS
-    return isinstance(error, BotoCoreError) and not isinstance(error, ParamValidationError)
-
-
-class Outage:
-    """Pauses the claims of a writer while S3 takes none of its files. The threads of a writer share it."""
-
-    def __init__(self) -> None:
-        self._pause, self._ends = 0.0, 0.0
-
-    @property
-    def is_on(self) -> bool:
-        return time.monotonic() < self._ends
-
-    def upload_failed(self) -> None:
-        self._pause = min(_LONGEST_OUTAGE_PAUSE, max(_FIRST_OUTAGE_PAUSE, 2 * self._pause))
-        self._ends = time.monotonic() + self._pause
-
-    def upload_worked(self) -> None:
-        self._pause = self._ends = 0.0
 
 
 class Clients:

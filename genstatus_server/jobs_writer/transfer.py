@@ -16,9 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Final, TypeVar
 
 from genstatus_server.jobs_writer.changes import File
+from genstatus_server.jobs_writer.outage import NotFromS3
 from genstatus_server.jobs_writer.s3 import (
     PART_SIZE,
-    NotFromS3,
     Source,
     check_access_point,
     checked_args,
@@ -39,6 +39,8 @@ STOP_SECONDS: Final = 5.0
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
+#: What an answer of S3 has, and that of something between here and S3 has not.
+_MEMBERS: Final = {"put_object": "ETag", "upload_part": "ETag", "create_multipart_upload": "UploadId"}
 _CHECK_SECONDS: Final = 0.2
 _PARTS_AT_ONCE: Final = 4
 _BYTES_AT_ONCE: Final = _PARTS_AT_ONCE * PART_SIZE
@@ -52,6 +54,7 @@ def upload(  # noqa: PLR0913 - options, by keyword
     *,
     check: Callable[[], object],
     progress: Progress | None = None,
+    on_refused: Callable[[Exception], object] = lambda _: None,
 ) -> int:
     """Upload `source` to `file`, and give the number of bytes. `args` are boto3's ExtraArgs.
 
@@ -59,13 +62,15 @@ def upload(  # noqa: PLR0913 - options, by keyword
     from `check`, `progress` or a signal handler ends the upload within `STOP_SECONDS`. The parts that were sent are
     removed if S3 answers in that time.
 
+    `on_refused` is called, in another thread, with the error of each request. What is raised may be that error.
+
     A stream is read from its current position until a read returns no bytes. Raises ValueError if the first read
     returns none and the position is not 0. A stream that cannot tell its position is then taken for an empty file. Also
     raises the errors of reading, boto3 and botocore.
     """
     check_access_point(client, file)
     clients.prepare(client)
-    transfer = _Transfer(client, file, args, check, progress)
+    transfer = _Transfer(client, file, args, check, progress, on_refused=on_refused)
     try:
         with opened(source) as (stream, size):
             return transfer.send(parts(stream, part_sizes(size), transfer.poll))
@@ -90,12 +95,10 @@ def in_daemon_thread(function: Callable[[], T]) -> "Future[T]":
     return future
 
 
-def _tag_of(reply: Mapping[str, Any]) -> str:
-    """The entity tag of what was sent. Without one, something between here and S3 has answered, such as a portal."""
-    tag: str | None = reply.get("ETag")
-    if not tag:
-        raise NotFromS3("the answer to the upload is not one of S3's: it has no ETag")
-    return tag
+def _checked(operation: str, reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not reply.get(_MEMBERS.get(operation, "ResponseMetadata")):
+        raise NotFromS3(f"the answer to {operation} is not one of S3's")
+    return reply
 
 
 class _Stopped(Exception):
@@ -125,15 +128,17 @@ def _popped(ahead: deque[bytes], pieces: Iterable[bytes]) -> Iterator[bytes]:
 class _Transfer:
     """The requests of one upload. Only `_clear_away`, and the requests, run in other threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as `upload`
         self,
         client: Any,
         file: File,
         args: Mapping[str, Any],
         check: Callable[[], object],
         progress: Progress | None,
+        *,
+        on_refused: Callable[[Exception], object],
     ) -> None:
-        self._client, self._check, self._progress = client, check, progress
+        self._client, self._check, self._progress, self._on_refused = client, check, progress, on_refused
         self._place = {"Bucket": file.bucket, "Key": file.key}
         self._args = checked_args(client, args)
         self._stopped = threading.Event()
@@ -150,7 +155,7 @@ class _Transfer:
             self._send_parts(_popped(ahead, pieces))
         else:
             size, body = len(ahead[0]), _Body(ahead[0], self._stopped)
-            _tag_of(self._result(self._request("put_object", self._args_of("PutObject"), Body=body)))
+            self._result(self._request("put_object", self._args_of("PutObject"), Body=body))
             self._count(size)
         return self._sent
 
@@ -160,7 +165,7 @@ class _Transfer:
         for future in [future for future in self._running if future.done()]:
             number, size = self._running.pop(future)
             sums = {name: value for name, value in future.result().items() if name.startswith("Checksum")}
-            self._parts[number] = {"PartNumber": number, "ETag": _tag_of(future.result())} | sums
+            self._parts[number] = {"PartNumber": number, "ETag": future.result()["ETag"]} | sums
             self._count(size)
 
     def stop(self) -> None:
@@ -205,7 +210,16 @@ class _Transfer:
 
     def _request(self, operation: str, args: Mapping[str, Any], **more: Any) -> "Future[Any]":
         method, request = getattr(self._client, operation), {**self._place, **args, **more}
-        future = in_daemon_thread(lambda: method(**request))
+
+        def send() -> Any:
+            try:
+                return _checked(operation, method(**request))
+            except Exception as error:
+                if not self._stopped.is_set():
+                    self._on_refused(error)
+                raise
+
+        future = in_daemon_thread(send)
         self._started = [other for other in self._started if not other.done()] + [future]
         return future
 

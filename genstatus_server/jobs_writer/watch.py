@@ -73,8 +73,10 @@ class Idle:
         self._longest = max(poll_seconds, min(_LONGEST_IDLE, lease_seconds / 2))
         self._watch: JobWatch | None = None
         self._count_before = 0
-        #: Set where MongoDB did not answer the last claim, or S3 is away.
+        #: Set where MongoDB did not answer the last claim.
         self.is_away = False
+        #: No claim before this time, of the monotonic clock.
+        self.not_before = 0.0
 
     def before_claim(self) -> None:
         """A change that comes from now on ends the next wait."""
@@ -83,6 +85,10 @@ class Idle:
 
     def slices(self) -> Iterator[float]:
         """Seconds to sleep, again and again, until it is time to claim."""
+        if self.not_before > time.monotonic():
+            while (left := self.not_before - time.monotonic()) > 0:
+                yield min(left, _SLICE)
+            return
         if self._watch is None:
             self._watch = JobWatch(self._jobs)
         began, share = time.monotonic(), jittered(1)

@@ -17,7 +17,8 @@ from genstatus_server.jobs_writer import changes
 from genstatus_server.jobs_writer.changes import Change, Lease
 from genstatus_server.jobs_writer.errors import Ending, NotInitialized, ending_of, is_for_callers, is_passing
 from genstatus_server.jobs_writer.job import JobBase, JobContext, JobHandle
-from genstatus_server.jobs_writer.s3 import Outage, s3_client
+from genstatus_server.jobs_writer.outage import Outage
+from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.terms import OnEvent, Terms, checked_request
 from genstatus_server.jobs_writer.watch import Idle
 from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES
@@ -97,8 +98,11 @@ class JobsWriter:
     def claim(self, file_types: Sequence[str] | None = None) -> JobHandle | None:
         """The oldest job that waits, or whose worker is gone; `running`, and held for this worker. None if none is.
 
-        `file_types` are those that this worker can generate; all unless given.
+        `file_types` are those that this worker can generate; all unless given. None also in the pause after an upload
+        that failed although the file was not to blame.
         """
+        if self.outage.is_on:
+            return None
         return self.claim_by(self._terms.new_lease(), file_types)
 
     def claims(
@@ -254,7 +258,7 @@ class Claims:
         """A claimed job; None where there is none, MongoDB is away, or S3 took none of the last files."""
         self.idle.before_claim()
         if self._writer.outage.is_on:
-            self.idle.is_away = True
+            self.idle.not_before = self._writer.outage.ends
             return None
         try:
             job = self._writer.claim_by(self._lease, self._file_types, is_repeated=self._is_repeated)
@@ -288,8 +292,10 @@ def log_error(job: JobBase, error: BaseException) -> None:
     """Log what left the block of `job`, with its trace unless it was meant for callers. The job has been ended."""
     if ending_of(error)[0] is Ending.LOST:
         _log.warning("%s", error)
+    elif job.ending is Ending.POSTPONED:
+        _log.warning("%r is given back: %s: %s", job, type(error).__name__, error)
     elif not is_for_callers(error):
-        _log.error("the generation of %r failed", job, exc_info=error)
+        _log.error("%r failed", job, exc_info=error)
 
 
 def _check_indexes(indexes: Mapping[str, Mapping[str, Any]]) -> None:

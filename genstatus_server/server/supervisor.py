@@ -16,7 +16,6 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -50,24 +49,25 @@ async def run_processes(
 ) -> None:
     """Keep `settings.processes` servers running on `sockets` until `shutdown` is set; then have each drain.
 
-    Raises `StartupError` if one of them cannot start. After the start, a process that cannot is tried again.
+    Raises `StartupError` if one of them fails as it starts for the first time. Later, such a process is started again,
+    as is one that is killed at any time.
     """
     supervisor = _Supervisor(settings, sockets, s3_keys, shutdown)
-    keepers = [asyncio.create_task(supervisor.keep_running(number)) for number in range(len(supervisor.starts))]
-    starting, stopping = asyncio.create_task(supervisor.wait_started()), asyncio.create_task(shutdown.wait())
+    keepers = [asyncio.create_task(supervisor.keep_running(number)) for number in range(len(supervisor.serving))]
+    others = [asyncio.create_task(supervisor.notify_when_serving()), asyncio.create_task(shutdown.wait())]
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            await starting
-            notify("READY=1")
-        await stopping
+        await asyncio.wait({*keepers, others[1]}, return_when=asyncio.FIRST_COMPLETED)
+        for keeper in keepers:
+            if keeper.done():
+                shutdown.skip_delay()
+                keeper.result()
         notify("STOPPING=1")
     finally:
         for each in sockets:
             each.close()  # The processes have their own, and close them once they have drained.
-        for task in (*keepers, starting, stopping):
+        for task in (*keepers, *others):
             task.cancel()
-        await asyncio.gather(*keepers, starting, stopping, return_exceptions=True)
+        await asyncio.gather(*keepers, *others, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -99,10 +99,8 @@ class _Supervisor:
         s3_keys: tuple[str, str] | None,
         shutdown: Shutdown,
     ) -> None:
-        #: The first start of each process: done when the process serves, or failed.
-        self.starts: list[asyncio.Future[None]] = [
-            asyncio.get_running_loop().create_future() for _ in range(settings.processes or usable_cores())
-        ]
+        #: Of each process, whether it has ever served.
+        self.serving = [asyncio.Event() for _ in range(settings.processes or usable_cores())]
         self._shutdown = shutdown
         self._environment = _environment(settings, s3_keys)
         self._listening = [each.fileno() for each in sockets]
@@ -116,14 +114,15 @@ class _Supervisor:
         self._restarts = Counter("genstatus_process_restarts", "Processes that died.", registry=self._own)
         self._own.register(metrics.DroppedLogRecords())
 
-    async def wait_started(self) -> None:
-        """Wait until every process serves. Raises `StartupError` if one of them cannot start."""
-        await asyncio.gather(*self.starts)
+    async def notify_when_serving(self) -> None:
+        for each in self.serving:
+            await each.wait()
+        notify("READY=1")
 
     async def keep_running(self, number: int) -> None:
         """Run a process, and another whenever it dies, until cancelled; then have it drain.
 
-        Returns if its first start has failed.
+        Raises `StartupError` if it fails as it starts for the first time.
         """
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         while True:
@@ -132,8 +131,6 @@ class _Supervisor:
                 status: object = await self._run_one(number)
             except OSError as error:  # Too many processes, or no memory: it may work in a moment.
                 status = error.strerror
-            if self.starts[number].done() and self.starts[number].exception() is not None:
-                return
             lived = loop.time() - started
             pause = FIRST_PAUSE if lived >= _STABLE_SECONDS else pause
             self._restarts.inc()
@@ -141,7 +138,7 @@ class _Supervisor:
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)
 
-    async def _run_one(self, number: int) -> int | None:
+    async def _run_one(self, number: int) -> int:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -149,15 +146,21 @@ class _Supervisor:
             except BaseException:
                 ours.close()  # Where the process runs after all, it ends now.
                 raise
+        failure: str | None = None
+
+        def on_start(told: str | None) -> None:
+            nonlocal failure
+            failure = told
+            if told is None:
+                self.serving[number].set()
+
         async with open_channel(ours) as channel:
-            channel.reply, channel.on_start = self._exposition, partial(self._note_start, number)
+            channel.reply, channel.on_start = self._exposition, on_start
             self._collected[channel] = []
             self._processes.add(process)
             try:
                 await process.wait()
                 await channel.ended.wait()  # Its last message may say why it could not start.
-                if process.returncode and process.returncode > 0 and not self.starts[number].done():
-                    self._note_start(number, f"a process ended with status {process.returncode} as it started")
             except asyncio.CancelledError:
                 await self._stop(process)
                 raise
@@ -166,17 +169,12 @@ class _Supervisor:
                 # What was counted after the last scrape is lost; what was scraped stays.
                 last = metrics.totals(self._collected.pop(channel))
                 self._totals = metrics.add_up([self._totals, last])
-        return process.returncode
-
-    def _note_start(self, number: int, failure: str | None) -> None:
-        start = self.starts[number]
-        if start.done():
-            if failure is not None:
-                log.warning("process_not_started", number=number, cause=failure)
-        elif failure is None:
-            start.set_result(None)
-        else:
-            start.set_exception(StartupError(failure))
+        status = process.returncode or 0
+        if not self.serving[number].is_set() and status > 0:
+            raise StartupError(failure or f"a process ended with status {status} as it started")
+        if failure is not None:
+            log.warning("process_not_started", number=number, cause=failure)
+        return status
 
     async def _start(self, channel_end: socket.socket) -> Process:
         descriptors = [channel_end.fileno(), *self._listening]
@@ -222,7 +220,7 @@ class _Supervisor:
 def _path_flags() -> list[str]:
     """Have a child look for modules in the working directory only if this process does: `-m` alone looks there."""
     with contextlib.suppress(OSError):  # The directory may be gone.
-        if sys.path[:1] == [str(Path.cwd())]:
+        if sys.path[0] in {"", str(Path.cwd())}:
             return []
     return ["-P"]
 

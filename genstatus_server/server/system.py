@@ -79,6 +79,10 @@ class Shutdown(asyncio.Event):
             self.delay = 0
         self.set()
 
+    def skip_delay(self) -> None:
+        """Let what is started end at once, as SIGINT does."""
+        self.signal, self.delay = signal.SIGINT.name, 0
+
     def exit_within(self, seconds: float) -> None:
         """End this process after `seconds`, with status 0, whatever keeps it from its end: a driver's thread may."""
         timer = threading.Timer(seconds, self.exit_now, [0])

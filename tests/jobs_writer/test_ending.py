@@ -9,20 +9,15 @@ import io
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import ClientError
 
 from genstatus_server.jobs_writer import GenerationFailed, GenerationInvalid, JobEvent, LeaseLost, NothingUploaded
-from genstatus_server.jobs_writer import s3_client as own_client
 from genstatus_server.model.jobs import DEFAULT_FAILURE, GenerationStatus
 from tests.jobs_writer.conftest import Bench
 from tests.support.server import until
-from tests.support.services import S3
 
 
 @pytest.mark.parametrize(
@@ -149,79 +144,6 @@ async def test_lost_lease_does_not_hide_an_error(bench: Bench, caplog: pytest.Lo
             await job.upload(io.BytesIO(b"in vain"))
             await bench.writer.request(1, "D1")
     assert bench.stored(job)["status"] == "waiting"
-
-
-async def test_bucket_that_is_not_there_fails_the_job(bench: Bench) -> None:
-    with pytest.raises(ClientError):
-        async with await bench.writer.request(1, "D1") as job:
-            await job.upload(io.BytesIO(b"lost"), bucket="no-such-bucket")
-    assert bench.stored(job)["message"] == DEFAULT_FAILURE
-
-
-UNUSABLE: dict[str, Callable[[S3], dict[str, Any]]] = {
-    "no bucket": lambda _: {"bucket": None},
-    "another bucket": lambda _: {"bucket": "no-such-bucket"},
-    "S3 away": lambda s3: {"s3": replace(s3, endpoint_url="http://127.0.0.1:1").client()},
-    "wrong credentials": lambda s3: {"s3": replace(s3, secret_key="wrong").client()},
-    "no credentials": lambda s3: {"s3": own_client(s3.region, s3.endpoint_url)},
-    "no boto3": lambda _: {"s3": None},
-}
-
-
-@pytest.mark.parametrize("is_wrapped", [False, True])
-@pytest.mark.parametrize("unusable", UNUSABLE)
-async def test_job_of_the_queue_outlives_a_worker_that_cannot_upload(
-    monkeypatch: pytest.MonkeyPatch,
-    bench: Bench,
-    s3: S3,
-    unusable: str,
-    is_wrapped: bool,  # noqa: FBT001 - pytest's
-) -> None:
-    """The trap: one worker with a wrong key failed all that waited, one job after the other."""
-    writer = bench.make(**UNUSABLE[unusable](s3))
-    if unusable == "no boto3":
-        monkeypatch.setitem(sys.modules, "boto3", None)
-    await bench.writer.request(1, "D1")
-    await bench.writer.request(2, "D1")
-    job = await writer.claim()
-    with pytest.raises(Exception, match=r".") as raised:
-        async with job:
-            try:
-                await job.upload(io.BytesIO(b"to be stored elsewhere"))
-            except Exception as error:
-                if is_wrapped:
-                    raise RuntimeError("the program's own") from error
-                raise
-    assert not isinstance(raised.value, LeaseLost)
-    document = bench.stored(job)
-    assert (document["status"], document["attempts"]) == ("waiting", 0)
-    assert not document.keys() & {"lease", "upload", "size"}
-    assert (await bench.writer.claim()).submission_id == 2, "it goes to the end of the queue"
-
-
-async def test_job_of_the_queue_fails_by_what_is_wrong_with_its_file(bench: Bench) -> None:
-    await bench.writer.request(1, "D1")
-    job = await bench.writer.claim()
-    with pytest.raises(ParamValidationError):
-        async with job:
-            await job.upload(io.BytesIO(b"lost"), extra_args={"Metadata": "no mapping"})
-    assert bench.stored(job)["status"] == "failed"
-
-
-async def test_work_claims_again_after_a_pause_where_s3_takes_no_file(bench: Bench) -> None:
-    await bench.writer.request(1, "D1")
-    times, stop = [], asyncio.Event() if bench.face == "asyncio" else threading.Event()
-
-    async def generate(job: Any) -> None:
-        times.append(time.monotonic())
-        await job.upload(io.BytesIO(b"stored"), bucket=bench.bucket if len(times) > 2 else "no-such-bucket")
-        stop.set()
-
-    await bench.writer.work(generate, stop=stop)
-    (job,) = bench.jobs.find()
-    assert (job["status"], job["attempts"], len(times)) == ("finished", 1, 3)
-    assert times[1] - times[0] >= 1
-    assert times[2] - times[1] >= 2
 
 
 @pytest.mark.parametrize("is_finished_first", [False, True])

@@ -21,7 +21,8 @@ from genstatus_server.demo.embedded.s3 import running_s3
 from genstatus_server.jobs_writer import JobsWriter, LeaseLost
 from genstatus_server.jobs_writer import s3_client as own_client
 from genstatus_server.jobs_writer.aio import in_thread
-from genstatus_server.jobs_writer.s3 import PART_SIZE, NotFromS3, checked_place, part_sizes
+from genstatus_server.jobs_writer.outage import NotFromS3
+from genstatus_server.jobs_writer.s3 import PART_SIZE, checked_place, part_sizes
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload
 from tests.support import upload_programs
 from tests.support.processes import DEADLINE, wait_until
