@@ -155,22 +155,18 @@ def fail(job_id: int, lease: Lease, status: str, message: str) -> Change:
 
 def release(job_id: int, lease: Lease) -> Change:
     """Back to where it was in the queue, as if it had not been claimed."""
-    fields = {"status": "waiting", "ended_by": lease.token}
-    update = _update(fields, ("upload", "size", "lease")) | {"$inc": {"attempts": -1}}
-    return Change(_held(job_id, lease), update)
+    return Change(_held(job_id, lease), _given_back(lease) | {"$inc": {"attempts": -1}})
 
 
 def requeue(job_id: int, lease: Lease) -> Change:
     """Back to the end of the queue. The attempt counts."""
-    fields = {"status": "waiting", "ended_by": lease.token}
-    update = _update(fields, ("upload", "size", "lease"))
-    return Change(_held(job_id, lease), update | {"$currentDate": {"updated_at": True, "requested_at": True}})
+    dates = {"$currentDate": {"updated_at": True, "requested_at": True}}
+    return Change(_held(job_id, lease), _given_back(lease) | dates)
 
 
 def postpone(job_id: int, lease: Lease, *, counts: bool) -> Change:
     """Back to the end of the queue. `updated_at` stays: a job that no worker can store is to be found as stuck."""
-    fields = {"status": "waiting", "ended_by": lease.token}
-    update = _update(fields, ("upload", "size", "lease")) | {"$currentDate": {"requested_at": True}}
+    update = _given_back(lease) | {"$currentDate": {"requested_at": True}}
     return Change(_held(job_id, lease), update if counts else update | {"$inc": {"attempts": -1}})
 
 
@@ -212,6 +208,10 @@ def _held_change(
     if not settles:
         return Change(_held(job_id, lease), _update(fields, unset))
     return Change(_held(job_id, lease), _update(fields | {"ended_by": lease.token}, (*unset, "lease")))
+
+
+def _given_back(lease: Lease) -> Document:
+    return _update({"status": "waiting", "ended_by": lease.token}, ("upload", "size", "lease"))
 
 
 def _update(fields: Document, unset: Sequence[str]) -> Document:

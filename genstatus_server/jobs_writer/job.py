@@ -216,8 +216,9 @@ class JobHandle(JobBase):
             if self.ending is Ending.FINISHED and refusals and not self._is_uploaded:
                 self.ending = Ending.POSTPONED
             self._end(self.ending, message)
-            if self.ending is Ending.POSTPONED and error is None:
-                raise NothingUploaded(f"{self!r}: its block ended without an upload; the job is given back")
+            if error is None and not self._is_uploaded:
+                end = "given back" if self.ending is Ending.POSTPONED else "marked failed"
+                raise NothingUploaded(f"{self!r}: its block ended without an upload; the job is {end}")
         except (PyMongoError, LeaseLost) as unwritten:
             if error is None:
                 raise
@@ -243,7 +244,6 @@ class JobHandle(JobBase):
             self.finish()
         else:
             self._fail("failed", DEFAULT_FAILURE)
-            raise NothingUploaded(f"{self!r}: its block ended without an upload; the job is marked failed")
 
     def _fail(self, status: str, message: str) -> None:
         text = clean_message(message)

@@ -54,9 +54,10 @@ async def run_processes(
     """
     supervisor = _Supervisor(settings, sockets, s3_keys, shutdown)
     keepers = [asyncio.create_task(supervisor.keep_running(number)) for number in range(len(supervisor.serving))]
-    others = [asyncio.create_task(supervisor.notify_when_serving()), asyncio.create_task(shutdown.wait())]
+    notifying = asyncio.create_task(supervisor.notify_when_serving())
+    stopping = asyncio.create_task(shutdown.wait())
     try:
-        await asyncio.wait({*keepers, others[1]}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*keepers, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for keeper in keepers:
             if keeper.done():
                 shutdown.skip_delay()
@@ -65,9 +66,10 @@ async def run_processes(
     finally:
         for each in sockets:
             each.close()  # The processes have their own, and close them once they have drained.
-        for task in (*keepers, *others):
+        tasks = (*keepers, notifying, stopping)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*keepers, *others, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from genstatus_server.jobs_writer.outage import Outage, is_of_the_file
 from genstatus_server.jobs_writer.watch import Idle
 from genstatus_server.model.jobs import DEFAULT_FAILURE
 from tests.jobs_writer.conftest import Bench, Database
+from tests.support.portal import running_portal
 from tests.support.services import S3
 
 pytestmark = pytest.mark.one_python  # Its waits are those of S3.
@@ -29,29 +29,10 @@ pytestmark = pytest.mark.one_python  # Its waits are those of S3.
 BODY = b"to be stored elsewhere"
 
 
-class Forbidding(BaseHTTPRequestHandler):
-    """A proxy that lets nobody through, and says so on a page."""
-
-    def do_PUT(self) -> None:
-        page = b"<!DOCTYPE html><p>Forbidden<br>"
-        self.send_response(403)
-        self.send_header("Content-Length", str(len(page)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(page)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def forbidding() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
+    with running_portal(403, b"<!DOCTYPE html><p>Forbidden<br>") as url:
+        yield url
 
 
 UNUSABLE: dict[str, Callable[[S3, str], dict[str, Any]]] = {

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from genstatus_server.jobs_writer.outage import NotFromS3
 from genstatus_server.jobs_writer.s3 import PART_SIZE, checked_place, part_sizes
 from genstatus_server.jobs_writer.transfer import STOP_SECONDS, upload
 from tests.support import upload_programs
+from tests.support.portal import running_portal
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.server import until
 from tests.support.services import ACCESS_KEY, REGION, S3, SECRET_KEY, in_background
@@ -278,27 +278,10 @@ def test_upload_removes_its_parts_when_its_lease_is_lost(
     wait_until(is_clear, "its parts are removed")
 
 
-class Portal(BaseHTTPRequestHandler):
-    """Answers everything with 200, as the page of a network that wants a login first."""
-
-    def do_PUT(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_upload_counts_only_with_the_answer_of_s3(keys: None) -> None:
     """The trap: the job was finished, and its file nowhere."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
-        threading.Thread(target=portal.serve_forever).start()
-        try:
-            with closing(own_client(endpoint_url=url_of(portal.socket))) as client, pytest.raises(NotFromS3):
-                upload(client, io.BytesIO(b"a"), checked_place("reports", "a"), {}, check=lambda: None)
-        finally:
-            portal.shutdown()
+    with running_portal(200) as url, closing(own_client(endpoint_url=url)) as client, pytest.raises(NotFromS3):
+        upload(client, io.BytesIO(b"a"), checked_place("reports", "a"), {}, check=lambda: None)
 
 
 @pytest.fixture
