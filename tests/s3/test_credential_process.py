@@ -11,6 +11,7 @@ import structlog
 from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.s3 import credential_process
 from genstatus_server.s3.credentials import RefreshingCredentials, aws_chain
+from tests.support.proc import is_running
 from tests.support.processes import DEADLINE, running_server, wait_until
 from tests.support.server import until
 
@@ -43,14 +44,7 @@ class HangingProgram:
 
     def wait_ended(self) -> None:
         for pid in self.pids.read_text().rstrip(".").split():
-            wait_until(lambda: not _is_alive(int(pid)), f"{pid} is gone")  # noqa: B023 - it is called here.
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+            wait_until(lambda: not is_running(int(pid)), f"{pid} is gone")  # noqa: B023 - it is called here.
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class Node:
 
     def stop(self) -> None:
         """Whatever runs of it ends; it can be started again."""
-        with suppress(IndexError):
+        with suppress(IndexError, ProcessLookupError):  # The second one where it is just ending.
             self.signal(signal.SIGCONT)
         self._background.run(self._stack.aclose())
 
