@@ -99,7 +99,7 @@ def test_server_that_was_stopped_while_others_wrote_is_ready_again(
         with held(served, range(1, 21)) as holds:
             served.server.process.send_signal(signal.SIGSTOP)
             made.finish(range(1, 11))
-            written = write_elsewhere(made, 1_800_000 if FULL else 10_000_000, seconds=600 if FULL else 10)
+            written = write_elsewhere(made, 1_800_000 if FULL else 10_000_000, seconds=scaled(4, 600))
             made.finish(range(11, 21))
             served.server.process.send_signal(signal.SIGCONT)
             began = time.time()

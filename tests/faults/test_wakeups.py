@@ -19,8 +19,8 @@ from tests.support.server import Server, body
 from tests.support.world import Document, World
 
 #: A test of its own for each seed, because a test may take half a minute.
-SEEDS: Final = range(scaled(3, 10))
-TRIALS: Final = scaled(300, 500)
+SEEDS: Final = range(scaled(2, 10))
+TRIALS: Final = scaled(250, 500)
 AT_ONCE: Final = 20
 #: Seconds from a change to its answer; the holds' own end is far behind it, and behind what `allowed` makes of it.
 SOON: Final = 1.0

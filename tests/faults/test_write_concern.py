@@ -11,7 +11,7 @@ from pymongo import WriteConcern
 from tests.faults.scale import Figures, scaled
 from tests.support.scene import Scene
 
-WRITES = scaled(60, 400)
+WRITES = scaled(20, 400)
 
 
 def times_to_change(scene: Scene, concern: WriteConcern) -> list[float]:

@@ -172,6 +172,7 @@ async def test_url_is_refused_once_it_has_expired(server: Server, world: World, 
 # When a URL is used again
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("server_options", [{"url_ttl": "2"}])
 async def test_url_is_reused_for_half_of_its_life(server: Server, world: World) -> None:
     await world.put_job()

@@ -319,6 +319,7 @@ def test_serve_ignores_user_signals_while_it_imports(tmp_path: Path) -> None:
         server.process.kill()
 
 
+@pytest.mark.one_python
 def test_serve_without_a_mongodb_uri_runs_an_embedded_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     misspelt = {"GENSTATUS_MONGDB_URI": "mongodb://db1/", "GENSTATUS_SERVICE_HOST": "10.0.0.1"}

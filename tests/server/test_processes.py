@@ -136,6 +136,7 @@ def check_replacement(served: ServerProcess, children: list[int]) -> None:
     assert served.records("process_died")[1]["next_start_seconds"] == 2.0
 
 
+@pytest.mark.one_python
 def test_process_that_cannot_be_replaced_is_tried_again(
     tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3
 ) -> None:
@@ -174,6 +175,7 @@ def test_supervisor_starts_a_process_per_core_and_kills_hanging_ones(
         os.sched_setaffinity(0, cores)
 
 
+@pytest.mark.one_python
 def test_second_signal_kills_a_process_that_hangs(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
     """The trap: it kept the port."""
     with running_server(tmp_path, flags_for(mongodb_uri, database_name, s3, processes="2"), credentials(s3)) as served:
@@ -185,6 +187,7 @@ def test_second_signal_kills_a_process_that_hangs(tmp_path: Path, mongodb_uri: s
             wait_until(lambda: not is_running(hanging), "it is gone")
 
 
+@pytest.mark.one_python
 def test_signal_to_all_processes_at_once_drains(tmp_path: Path, mongodb_uri: str, database_name: str, s3: S3) -> None:
     """The trap: each process took the signal that its parent passed on for a second one."""
     flags = flags_for(mongodb_uri, database_name, s3, processes="2", **{"shutdown-delay": "1"})

@@ -5,9 +5,11 @@ import gc
 import math
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tornado.netutil import bind_sockets, bind_unix_socket
@@ -56,43 +58,41 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-class Streams:
-    """The connections that have come since this was made: what other tests have left does not count."""
+def streams_from_now_on(monkeypatch: pytest.MonkeyPatch) -> "weakref.WeakSet[ClientStream]":
+    """The streams of all connections that come from now on, without those that are gone."""
+    streams: weakref.WeakSet[ClientStream] = weakref.WeakSet()
 
-    def __init__(self) -> None:
-        self._others = self._all()  # Kept, so that no new one gets the id of an old one.
+    def made(*arguments: Any) -> ClientStream:
+        stream = ClientStream(*arguments)
+        streams.add(stream)
+        return stream
 
-    def __len__(self) -> int:
-        return len(self.new())
+    monkeypatch.setattr(listener_module, "ClientStream", made)
+    return streams
 
-    def unread(self) -> int:
-        """Bytes that have come and are no request yet."""
-        return sum(each._read_buffer_size for each in self.new())  # noqa: SLF001 - Tornado shows it nowhere else
 
-    def new(self) -> list[ClientStream]:
-        others = set(map(id, self._others))
-        return [each for each in self._all() if id(each) not in others]
-
-    @staticmethod
-    def _all() -> list[ClientStream]:
-        return [each for each in gc.get_objects() if type(each) is ClientStream]
+def unread(streams: Iterable[ClientStream]) -> int:
+    """Bytes that have come and are no request yet."""
+    return sum(each._read_buffer_size for each in streams)  # noqa: SLF001 - Tornado shows it nowhere else
 
 
 @pytest.mark.parametrize("is_reset", [True, False])
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
-async def test_connection_that_is_cut_leaves_no_reference_cycle(sent: bytes, *, is_reset: bool) -> None:
+async def test_connection_that_is_cut_leaves_no_reference_cycle(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, *, is_reset: bool
+) -> None:
     sockets = bind_sockets(0, "127.0.0.1")
     listener = listening(sockets, idle_timeout=60)
     Held.count = 0
+    streams = streams_from_now_on(monkeypatch)
     with no_collection():
-        streams = Streams()
         clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(10)]
         for client in clients:
             client.sendall(sent)
         await until(lambda: len(streams) == len(clients))
         is_whole = sent.endswith(b"\r\n\r\n")
         await until(
-            lambda: (Held.count if is_whole else streams.unread()) == len(clients) * (1 if is_whole else len(sent))
+            lambda: (Held.count if is_whole else unread(streams)) == len(clients) * (1 if is_whole else len(sent))
         )
         for client in clients:
             if is_reset:
@@ -241,10 +241,10 @@ async def test_listener_does_not_wait_for_clients_that_are_answered_while_it_sto
 ) -> None:
     monkeypatch.setattr(listener_module, "_NEW_SECONDS", 10 * DEADLINE)
     sockets = bind_sockets(0, "127.0.0.1")
-    streams, listener, requests = Streams(), listening(sockets, idle_timeout=60), [1]
+    streams, listener, requests = streams_from_now_on(monkeypatch), listening(sockets, idle_timeout=60), [1]
     reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
     writer.write(b"GET /now HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
-    await until(lambda: math.inf in [stream.waits_since for stream in streams.new()], what="its head has come")
+    await until(lambda: math.inf in [stream.waits_since for stream in streams], what="its head has come")
     listener.stop_listening()
     stopping = asyncio.create_task(listener.wait_answered(lambda: requests))
     await asyncio.sleep(0)
