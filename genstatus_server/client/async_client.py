@@ -16,7 +16,6 @@ from . import rules
 from .answers import Generation, Update
 from .part_file import Output, PartFile, Progress, StreamOutput
 from .request import (
-    CHUNK,
     LARGEST_ANSWER,
     NO_REPLY,
     Target,
@@ -154,7 +153,7 @@ class AsyncGenerationClient:
             ):
                 if why := output.accept(response.status_code, response.headers, step.size):
                     return Reply(response.status_code, error=why)
-                async for chunk in response.aiter_raw(CHUNK):
+                async for chunk in response.aiter_raw():
                     await asyncio.to_thread(output.write, chunk)
                 return Reply(httpx.codes.OK, received=output.received)
         except NO_REPLY as error:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Final, NoReturn
 
 import click
@@ -17,7 +16,7 @@ USAGE: Final = 2
 @click.option("--submission", "submission_id", required=True, type=click.IntRange(1, 2**63 - 1), metavar="ID")
 @click.option("--file-type", required=True, type=click.Choice(FILE_TYPES))
 @click.option(
-    "--download", "path", type=click.Path(path_type=Path), help="Save the file here; - writes it to standard output."
+    "--download", "path", type=click.Path(), metavar="PATH", help="Save the file here; - writes it to standard output."
 )
 @click.option(
     "--timeout",
@@ -25,7 +24,7 @@ USAGE: Final = 2
     metavar="SECONDS",
     help="Give up after so long. [default: never]",
 )
-def wait(base_url: str, submission_id: int, file_type: str, path: Path | None, timeout: float | None) -> None:
+def wait(base_url: str, submission_id: int, file_type: str, path: str | None, timeout: float | None) -> None:
     """Wait until a file is generated, then print its presigned URL, or with --download fetch it and print its path.
 
     The session token is read from GENSTATUS_SESSION_TOKEN, or prompted for.
@@ -43,7 +42,7 @@ def wait(base_url: str, submission_id: int, file_type: str, path: Path | None, t
 def session_token() -> str:
     """From the environment, else typed without an echo; never a flag, which every user of the machine could read."""
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is None and sys.stdin.isatty():
+    if token is None and sys.stdin is not None and sys.stdin.isatty():
         token = click.prompt("Session token", hide_input=True, err=True)
     if not token:
         fail(f"set {TOKEN_VARIABLE} to the session token")

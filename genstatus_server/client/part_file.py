@@ -83,6 +83,8 @@ class PartFile(Output):
     def __init__(self, path: str | os.PathLike[str], on_progress: Progress = lambda _received, _total: None) -> None:
         super().__init__(on_progress)
         self.path = Path(path)
+        if os.fspath(path).endswith(os.sep):  # Which `Path` drops.
+            raise IsADirectoryError(errno.EISDIR, "names a folder, not a file", str(path))
         _check_replaceable(self.path)
         # Its name does not depend on the length of `path`, which may have the longest name that is allowed.
         self._part = self.path.with_name(f".genstatus-{secrets.token_hex(4)}.part")
@@ -144,3 +146,8 @@ def _check_replaceable(path: Path) -> None:
         raise OSError(errno.EINVAL, "is a symbolic link, which would be replaced: name its target", str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "is no ordinary file; - is standard output", str(path))
+    if path.is_mount():  # As of a container that is given one file.
+        raise OSError(errno.EBUSY, "is a file that is mounted by itself, which cannot be replaced", str(path))
+    folder = path.parent.stat()
+    if folder.st_mode & stat.S_ISVTX and os.geteuid() not in {0, folder.st_uid, path.stat().st_uid}:
+        raise PermissionError(errno.EPERM, "belongs to another user, and its folder is sticky", str(path))

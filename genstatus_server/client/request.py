@@ -21,7 +21,6 @@ CONNECT_SECONDS: Final = 10.0
 STALL_SECONDS: Final = 30.0
 #: No answer of the server is larger; a captive portal's page may be.
 LARGEST_ANSWER: Final = 1024 * 1024
-CHUNK: Final = 64 * 1024
 
 #: The errors of a request that gets no answer; `InvalidURL` is raised for a malformed presigned URL.
 NO_REPLY: Final = (httpx.RequestError, TimeoutError, httpx.InvalidURL)

@@ -16,7 +16,6 @@ from . import rules
 from .answers import Generation, Update
 from .part_file import Output, PartFile, Progress, StreamOutput
 from .request import (
-    CHUNK,
     LARGEST_ANSWER,
     NO_REPLY,
     Target,
@@ -153,7 +152,7 @@ class GenerationClient:
             with self._http.stream(**fetch_request(step, output)) as response:
                 if why := output.accept(response.status_code, response.headers, step.size):
                     return Reply(response.status_code, error=why)
-                for chunk in response.iter_raw(CHUNK):
+                for chunk in response.iter_raw():
                     output.write(chunk)
                     if time.monotonic() > ends:
                         return Reply(error="the time is over", received=output.received)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
 
 from rich.console import Console
@@ -60,7 +59,7 @@ class Wanted:
 
     submission_id: int
     file_type: str
-    path: Path | None
+    path: str | None
     timeout: float | None
 
     def __str__(self) -> str:
@@ -68,7 +67,7 @@ class Wanted:
 
     @property
     def is_to_stdout(self) -> bool:
-        return str(self.path) in _STDOUT
+        return self.path in _STDOUT
 
 
 def run(base_url: str, session_token: str, wanted: Wanted) -> int:
@@ -79,23 +78,32 @@ def run(base_url: str, session_token: str, wanted: Wanted) -> int:
             signal.signal(number, lambda got, _: sys.exit(128 + got))
     with open_display(str(wanted)) as display:
         try:
-            if wanted.path is not None and not wanted.is_to_stdout:
-                _check_path(wanted.path)
+            _check_output(wanted)
             with GenerationClient(base_url, session_token) as client:
                 generation = _wait_and_fetch(client, wanted, display)
+            if generation.status is Status.FINISHED and not wanted.is_to_stdout:
+                with _open_stdout() as stdout:
+                    stdout.write(os.fsencode(f"{wanted.path or generation.url}\n"))
         except (GenerationError, ValueError, OSError, KeyboardInterrupt) as error:
             return _ended_by(error, display)
-    if generation.status is Status.FINISHED and not wanted.is_to_stdout:
-        sys.stdout.write(f"{wanted.path or generation.url}\n")
     return _EXIT_STATUS[generation.status]
 
 
-def _check_path(path: Path) -> None:
-    """Raise ValueError for a path that cannot be written, before the wait and not after it."""
+def _check_output(wanted: Wanted) -> None:
+    """Raise ValueError for an output that cannot be written, before the wait and not after it."""
+    if sys.stdout is None:  # Its descriptor is free, and the next connection gets it.
+        raise ValueError("standard output is closed")
+    if wanted.path is None or wanted.is_to_stdout:
+        return
     try:
-        PartFile(path).close()
+        PartFile(wanted.path).close()
     except OSError as error:
-        raise ValueError(f"--download: {path}: {error.strerror or error}") from error
+        raise ValueError(f"--download: {wanted.path}: {error.strerror or error}") from error
+
+
+def _open_stdout() -> BinaryIO:
+    """Standard output without a buffer, so that an error comes at once and not as Python ends."""
+    return cast("BinaryIO", open(1, "wb", buffering=0, closefd=False))
 
 
 def _wait_and_fetch(client: GenerationClient, wanted: Wanted, display: "Display") -> Generation:
@@ -108,9 +116,8 @@ def _wait_and_fetch(client: GenerationClient, wanted: Wanted, display: "Display"
         if wanted.is_to_stdout:
             # On a terminal a bar would be drawn into the file.
             report = (lambda *_: None) if os.isatty(1) else display.progress
-            with open(1, "wb", buffering=0, closefd=False) as stdout:
-                stream = cast("BinaryIO", stdout)
-                client.download_to(*what, stream, generation=generation, timeout=left, on_progress=report)
+            with _open_stdout() as stdout:
+                client.download_to(*what, stdout, generation=generation, timeout=left, on_progress=report)
         else:
             client.download(*what, wanted.path, generation=generation, timeout=left, on_progress=display.progress)
     return generation

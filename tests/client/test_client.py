@@ -172,10 +172,11 @@ async def test_client_requests_an_expired_url_once_more(
     assert files(tmp_path) == [path]
 
 
+@pytest.mark.parametrize("cut", [30_000, 200_000])
 async def test_client_restarts_an_interrupted_download(
-    front: type[Front], server: Server, finished: None, tmp_path: Path, network: BadNetwork
+    front: type[Front], server: Server, finished: None, tmp_path: Path, network: BadNetwork, cut: int
 ) -> None:
-    network.worsen([Fault(cut=0), Fault(cut=200_000), Fault(status=502)])
+    network.worsen([Fault(cut=0), Fault(cut=cut), Fault(status=502)])
     async with front(server.base_url, "owner") as client:
         client.inner.timing = Timing(client.inner.timing.clock, lambda: 0.0)
         path = await client.download(1, "D1", tmp_path / "D1.csv", timeout=60)

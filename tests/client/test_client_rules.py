@@ -477,6 +477,23 @@ def test_part_file_refuses_a_path_to_no_ordinary_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_part_file_refuses_a_path_that_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "D1.csv"
+    path.touch()
+    with pytest.raises(IsADirectoryError, match="names a folder"):
+        PartFile(f"{tmp_path}/missing/")
+    with monkeypatch.context() as of_another_user:
+        tmp_path.chmod(0o1777)
+        PartFile(path).close()
+        of_another_user.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        with pytest.raises(PermissionError, match="belongs to another user"):
+            PartFile(path)
+    monkeypatch.setattr(Path, "is_mount", lambda each: each == path)
+    with pytest.raises(OSError, match="mounted by itself"):
+        PartFile(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_part_file_accepts_the_longest_name(tmp_path: Path) -> None:
     part = PartFile(tmp_path / ("x" * 255))
     assert part.keep().name == "x" * 255

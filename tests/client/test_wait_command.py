@@ -4,11 +4,12 @@ import asyncio
 import os
 import pty
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from click.testing import CliRunner
@@ -61,7 +62,12 @@ class Waiting:
 
 @asynccontextmanager
 async def genstatus_wait(
-    url: str, *options: str, token: str | None = "owner", submission: str = "1", terminal: int | None = None
+    url: str,
+    *options: str,
+    token: str | None = "owner",
+    submission: str = "1",
+    terminal: int | None = None,
+    stdout: int | IO[bytes] = asyncio.subprocess.PIPE,
 ) -> AsyncIterator[Waiting]:
     """The command, killed at the end where it still runs; with `terminal`, that is where it reads and reports."""
     environment = {name: value for name, value in os.environ.items() if name not in {"FORCE_COLOR", "NO_COLOR"}}
@@ -73,7 +79,7 @@ async def genstatus_wait(
         *(sys.executable, "-m", "genstatus_server", *arguments),
         env=environment,
         stdin=asyncio.subprocess.DEVNULL if terminal is None else terminal,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE if terminal is None else terminal,
         start_new_session=True,
     )
@@ -194,14 +200,52 @@ async def test_wait_command_exits_with_124_at_its_timeout(server: Server, world:
         (".", "Is a directory"),
         ("/dev/null", "no ordinary file"),
         ("/proc/D1.csv", "No such file"),
+        ("missing/", "names a folder"),
     ],
 )
 def test_wait_command_checks_the_path_before_the_wait(tmp_path: Path, name: str, said: str) -> None:
-    status, output = run_here("--download", str(tmp_path / name))
+    path = os.path.join(tmp_path, name)  # noqa: PTH118 - a Path would drop the slash at its end
+    status, output = run_here("--download", path)
     assert status == 2
     assert said in output
-    assert f"{tmp_path / name}: " in output
+    assert f"{path}: " in output
     assert "ConnectError" not in output
+    assert files(tmp_path) == []
+
+
+def test_wait_command_takes_a_dash_in_a_folder_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").mkdir()
+    status, output = run_here("--download", "./-")
+    assert (status, "Is a directory" in output) == (2, True)
+
+
+@pytest.mark.parametrize("options", ["", "--download -", "--download D1.csv"])
+@pytest.mark.parametrize(
+    ("closed", "told"),
+    [
+        (">&-", "D1 of submission 1: standard output is closed\n"),
+        ("<&-", "genstatus wait: set GENSTATUS_SESSION_TOKEN to the session token\n"),
+    ],
+)
+def test_wait_command_reports_closed_streams_in_one_line(tmp_path: Path, options: str, closed: str, told: str) -> None:
+    token = "GENSTATUS_SESSION_TOKEN=owner" if closed == ">&-" else "-u GENSTATUS_SESSION_TOKEN"
+    command = f"wait --url http://127.0.0.1:1 --submission 1 --file-type D1 {options} {closed}"
+    line = f"cd {tmp_path}; exec env {token} {sys.executable} -m genstatus_server {command}"
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S607 - it is ours
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", told)
+    assert files(tmp_path) == []
+
+
+async def test_wait_command_reports_an_output_that_takes_nothing(server: Server, world: World, s3: S3) -> None:
+    await asyncio.to_thread(upload, s3, "1/D1.csv", CONTENT)
+    await world.put_job()
+    await world.finish(size=len(CONTENT))
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb") as full:
+        for options in ([], ["--download", "-"]):
+            async with genstatus_wait(server.base_url, *options, stdout=full) as waiting:
+                status, _, err = await waiting.ended()
+            assert (status, err.splitlines()[-1]) == (1, "D1 of submission 1: [Errno 28] No space left on device")
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
