@@ -17,7 +17,7 @@ from genstatus_server.model.errors import ServiceUnavailable
 from genstatus_server.mongo.cache import Holds
 from genstatus_server.mongo.client import Batch, Connection, NextBatch, ResumeToken, is_logged_out
 from genstatus_server.mongo.documents import Documents
-from genstatus_server.mongo.events import cluster_time
+from genstatus_server.mongo.events import DOCUMENT_OPERATIONS, cluster_time
 from genstatus_server.mongo.freshness import Freshness
 from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE, FIELDS, Key
 from genstatus_server.telemetry import log
@@ -38,8 +38,11 @@ REST_SECONDS_WITHOUT_HOLDS: Final = 0.025
 BUSY_RATE: Final = 200
 #: Seconds for which changes are counted, to know their rate.
 RATE_SECONDS: Final = 0.5
-#: Seconds between two checks whether a collection has become a view.
+#: Seconds between two checks whether a collection has become a view, which sends no event; and the same for
+#: `UNSETTLED_SECONDS` after a collection was dropped or renamed, because only then can a view take its place.
 VIEW_CHECK_SECONDS: Final = 5.0
+UNSETTLED_VIEW_CHECK_SECONDS: Final = 0.5
+UNSETTLED_SECONDS: Final = 60.0
 
 _FIRST_PAUSE: Final = 0.1
 #: Seconds that a stream must have been open before its end counts as a new fault. Pauses begin short again then.
@@ -130,7 +133,7 @@ class ChangeStreamFollower:
 
     async def _apply_batches(self, next_batch: NextBatch) -> None:
         views_checked_at, rest, is_last = _now(), 0.0, False
-        counted_since, count, is_busy = views_checked_at, 0, False
+        counted_since, count, is_busy, unsettled_until = views_checked_at, 0, False, views_checked_at
         while not is_last:
             batch = await next_batch(rest)
             has_woken, is_last, now = self._apply(batch), batch.is_last, _now()
@@ -143,7 +146,9 @@ class ChangeStreamFollower:
             rest = 0.0
             if is_busy and batch.events and not has_woken:
                 rest = REST_SECONDS if self._holds.keys() else REST_SECONDS_WITHOUT_HOLDS
-            if now - views_checked_at > VIEW_CHECK_SECONDS:
+            if not DOCUMENT_OPERATIONS.issuperset(event["operationType"] for event in batch.events):
+                unsettled_until = now + UNSETTLED_SECONDS
+            if now - views_checked_at > (UNSETTLED_VIEW_CHECK_SECONDS if now < unsettled_until else VIEW_CHECK_SECONDS):
                 views_checked_at = now
                 await self._check_views()
             if has_woken:

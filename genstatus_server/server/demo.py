@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.request import getproxies
 
 import click
 from tornado.httpclient import AsyncHTTPClient, HTTPError
@@ -76,6 +77,8 @@ def worker_environment(settings: Settings, storage: Storage) -> dict[str, str]:
         "AWS_ENDPOINT_URL_S3": storage.endpoint_url,
         "AWS_ACCESS_KEY_ID": storage.access_key,
         "AWS_SECRET_ACCESS_KEY": storage.secret_key,
+        # The other terminal has a proxy where this one has; no proxy reaches this machine's loopback.
+        "no_proxy": ",".join([getproxies().get("no", ""), "127.0.0.1"]) if getproxies() else None,
     }
     return {name: value for name, value in environment.items() if value}
 

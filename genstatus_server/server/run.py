@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from genstatus_server.demo.embedded import embedded_services
+from genstatus_server.model.errors import StartupError
 from genstatus_server.server.app import run_app
 from genstatus_server.server.supervisor import channel_to_parent, run_processes
 from genstatus_server.server.system import Shutdown, open_sockets, within_file_limit
@@ -66,6 +67,8 @@ async def run_server(settings: Settings, sockets: Sequence[socket]) -> None:
 
 async def with_embedded(stack: AsyncExitStack, settings: Settings) -> tuple[Settings, tuple[str, str] | None]:
     """`settings` that point at an embedded MongoDB, and S3 where none is configured, with the keys of that S3."""
+    if not settings.data_dir:
+        raise StartupError("data_dir: there is no home folder to put the embedded MongoDB in: set --data-dir")
     needs_s3 = not (settings.s3_bucket or settings.s3_endpoint_url or settings.s3_region)
     embedded = await stack.enter_async_context(embedded_services(Path(settings.data_dir), s3=needs_s3))
     where = {"mongodb_uri": embedded.mongodb_uri, "s3_endpoint_url": embedded.s3_endpoint_url}

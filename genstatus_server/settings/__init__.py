@@ -57,7 +57,11 @@ class Option:
 
 
 def _data_dir() -> str:
-    return str(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "genstatus_server")
+    """The default; empty where there is no home: no `HOME`, and no entry in the list of users."""
+    try:
+        return str(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "genstatus_server")
+    except RuntimeError:
+        return ""
 
 
 def _option(default: Any, kind: kinds.Kind, text: str, *, is_secret: bool = False) -> Any:
@@ -175,7 +179,7 @@ def with_flags(*names: str) -> Callable[[C], C]:
 
     def decorate(command: C) -> C:
         for option in reversed([each for each in OPTIONS if not names or each.name in names]):
-            shown = "" if option.default in (None, ()) else f" [default: {option.default}]"
+            shown = "" if option.default in (None, (), "") else f" [default: {option.default}]"
             text = f"{option.help}{shown}"
             command = click.option(option.flag, option.name, metavar=option.metavar, help=text)(command)
         text = "TOML file with options; flags and the environment win."

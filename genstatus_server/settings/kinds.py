@@ -127,7 +127,7 @@ def mongodb_uri(value: Any) -> str:
     except OSError as error:
         where = error.filename or "that of tlsCAFile, tlsCertificateKeyFile or tlsCRLFile"
         raise ValueError(f"names a file that cannot be read: {where}") from error
-    except (PyMongoError, ValueError):  # Their messages may repeat the password.
+    except (PyMongoError, ValueError, KeyError):  # Their messages may repeat the password.
         raise ValueError("must be a URI that MongoDB's driver accepts, with special characters escaped") from None
     return uri
 

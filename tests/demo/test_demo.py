@@ -249,6 +249,7 @@ def test_worker_line_runs_a_worker_on_the_demo(
     storage: Storage,
     tmp_path: Path,
 ) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # Nothing on this machine's loopback is reached by it.
     settings = Settings(mongodb_uri=mongodb_uri, mongodb_database=database_name)
     file = tmp_path / "it's a folder.env"
     write_worker_file(file, worker_environment(settings, storage))
@@ -264,4 +265,5 @@ def test_worker_line_runs_a_worker_on_the_demo(
             wait_until(lambda: (jobs.find_one({"submission_id": 77}) or {}).get("status") == "finished")
         finally:
             os.killpg(worker.pid, signal.SIGKILL)
+    monkeypatch.delenv("http_proxy")
     assert fetch(presigned(storage, jobs.find_one({"submission_id": 77})["upload"]["key"]))[0] == 200  # type: ignore[index]  # it is there.

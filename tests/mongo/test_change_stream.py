@@ -495,6 +495,20 @@ async def test_follower_checks_for_views_once_in_a_while(monkeypatch: pytest.Mon
     assert checks == [1, 2, 2, 3, 3]
 
 
+async def test_follower_checks_for_views_often_after_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(change_stream, "_now", lambda: clock.now)
+    checks = []
+    async with following() as made:
+        await made.asked()
+        await made.send(event("drop", "sessions", None, 8))
+        for seconds in (0.6, 0.6, change_stream.UNSETTLED_SECONDS, 0.6, 0.6):
+            clock.now += seconds
+            await made.send()
+            checks.append(made.connection.view_checks)
+    assert checks == [2, 3, 4, 4, 4]
+
+
 async def test_follower_counts_how_often_it_opens_again() -> None:
     async with following() as made:
         await made.asked()

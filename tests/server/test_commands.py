@@ -27,7 +27,8 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from genstatus_server import __version__
 from genstatus_server.cli import commands
 from genstatus_server.model.errors import StartupError
-from genstatus_server.settings import OPTIONS, BadSettings
+from genstatus_server.server.run import with_embedded
+from genstatus_server.settings import OPTIONS, BadSettings, Settings
 from tests.support.embedded_processes import processes_in
 from tests.support.proc import children_of, is_running
 from tests.support.processes import (
@@ -317,6 +318,11 @@ def test_serve_ignores_user_signals_while_it_imports(tmp_path: Path) -> None:
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             assert ignored & 1 << (number - 1)
         server.process.kill()
+
+
+async def test_embedded_services_need_a_folder() -> None:
+    with pytest.raises(StartupError, match=r"no home folder .* set --data-dir"):
+        await with_embedded(AsyncExitStack(), Settings(data_dir=""))
 
 
 @pytest.mark.one_python

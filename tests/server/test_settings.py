@@ -1,5 +1,6 @@
 """Where an option comes from, what it may be, and how a bad one is told."""
 
+import pwd
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from genstatus_server.settings import OPTIONS, BadSettings, Option, Settings, load_settings, unknown_variables
+from genstatus_server.settings import (
+    OPTIONS,
+    BadSettings,
+    Option,
+    Settings,
+    _data_dir,
+    load_settings,
+    unknown_variables,
+)
 
 # Three valid values of each option, as text, and what they become.
 VALUES: dict[str, dict[str, object]] = {
@@ -89,6 +98,7 @@ BAD: dict[str, list[str]] = {
         "mongodb://a,b/?directConnection=true",
         "mongodb://a/?b",
         "mongodb://a/?tls=true&tlsCAFile=/nowhere",
+        "mongodb://a/?datetime_conversion=datetime_ms",
     ],
     "mongodb_database": ["", "a.b", "a b", "a/b", "a$b", "a\\b", 'a"b', "a*", "<a", "a:", "a|", "a?", "a\0b", "ü" * 32],
     "s3_bucket": [
@@ -322,6 +332,14 @@ def test_settings_report_a_file_that_is_no_toml(tmp_path: Path, content: bytes) 
     (line,) = refused({}, {}, str(path))
     assert line.startswith(f"--config: {path}: ")
     assert "SECRET" not in line
+
+
+def test_settings_have_no_data_folder_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: no command ran, not even one that needs no folder."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert _data_dir() == ""
 
 
 def test_settings_say_that_a_file_of_the_uri_cannot_be_read() -> None:

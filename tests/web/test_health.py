@@ -65,10 +65,7 @@ async def test_readyz_and_livez_answer_200_while_serving(server: Server) -> None
     assert await ready(server) == (HTTPStatus.OK, READY)
 
 
-async def test_readyz_names_a_collection_that_becomes_a_view(
-    server: Server, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("genstatus_server.mongo.change_stream.VIEW_CHECK_SECONDS", 0.2)
+async def test_readyz_names_a_collection_that_becomes_a_view(server: Server, world: World) -> None:
     await world.users.rename("users_stored")
     await world.database.command("create", "users", viewOn="users_stored", pipeline=[])
     await until_ready(server, HTTPStatus.SERVICE_UNAVAILABLE)
