@@ -18,7 +18,7 @@ from genstatus_server.model.errors import StartupError
 from genstatus_server.model.jobs import DATED_FILE_TYPES, FILE_TYPES
 from genstatus_server.mongo import client as mongodb
 from genstatus_server.mongo.errors import explain
-from genstatus_server.mongo.queries import JOBS, SESSIONS, SUBMISSIONS, USERS
+from genstatus_server.mongo.queries import FIELDS, JOBS, SESSIONS, SUBMISSIONS, USERS
 
 CONNECT_MS: Final = 5000
 _NAMESPACE_EXISTS: Final = 48
@@ -96,6 +96,12 @@ _JOB_RULES: Final = [
     {"not": {"allOf": [_status("finished"), _HAS_FILE, _HAS_LEASE]}},
 ]
 
+
+def _without_dotted_names(collection: str) -> Mapping[str, Any]:
+    """No field such as one called `upload.key`: its change events are those of the field `key` in `upload`."""
+    return {"patternProperties": {f"^({'|'.join(FIELDS[collection])})\\.": {"not": {}}}}
+
+
 VALIDATORS: Final[Mapping[str, Mapping[str, Any]]] = {
     JOBS: {
         "bsonType": "object",
@@ -118,11 +124,13 @@ VALIDATORS: Final[Mapping[str, Mapping[str, Any]]] = {
             "ended_by": {"bsonType": "string"},
         },
         "allOf": _JOB_RULES,
+        **_without_dotted_names(JOBS),
     },
     SUBMISSIONS: {
         "bsonType": "object",
         "required": ["_id", "user_id"],
         "properties": {"_id": _ID, "user_id": _ID, "cgac_code": _TEXT, "frec_code": _TEXT},
+        **_without_dotted_names(SUBMISSIONS),
     },
     USERS: {
         "bsonType": "object",
@@ -135,6 +143,7 @@ VALIDATORS: Final[Mapping[str, Mapping[str, Any]]] = {
                 "items": {"bsonType": "object", "properties": {"cgac_code": _TEXT, "frec_code": _TEXT}},
             },
         },
+        **_without_dotted_names(USERS),
     },
     SESSIONS: {
         "bsonType": "object",
@@ -144,6 +153,7 @@ VALIDATORS: Final[Mapping[str, Mapping[str, Any]]] = {
             "user_id": _ID,
             "expires_at": {"bsonType": "date"},
         },
+        **_without_dotted_names(SESSIONS),
     },
     COUNTERS: {
         "bsonType": "object",

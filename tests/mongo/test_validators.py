@@ -43,7 +43,8 @@ ALLOWED: dict[str, Document] = {
     "uploaded, still running, held": RUNNING | {"upload": FILE},
     "an upload that failed": WAITING | {"status": "finished", "upload": {"status": "failed"}},
     "no days for E": WAITING | {"file_type": "E", "start": None, "end": None},
-    "fields of the writer's own": FINISHED | {"rows": 100, "upload": FILE | {"etag": "1"}},
+    "fields of the writer's own": FINISHED
+    | {"rows": 100, "rows.all": 100, "uploads.first": 1, "upload": FILE | {"etag": "1"}},
     "waiting": WAITING,
     "running": RUNNING,
     "finished": FINISHED,
@@ -58,6 +59,7 @@ ALLOWED: dict[str, Document] = {
 }
 
 REFUSED: dict[str, Document] = {
+    "a name with a dot": FINISHED | {"upload.status": "failed"},
     "no status": {name: value for name, value in WAITING.items() if name != "status"},
     "no submission": {name: value for name, value in WAITING.items() if name != "submission_id"},
     "no file type": {name: value for name, value in WAITING.items() if name != "file_type"},
