@@ -1,7 +1,7 @@
 """The connection to MongoDB: reads and the change stream. No other module of the server imports Motor.
 
-Moving to PyMongo's own async API means changing this module: the client, how a change stream is entered, and how a
-batch of its events is taken. Both drivers agree on everything else.
+Moving to PyMongo's own async API means changing this module: the client, how it is closed, how a change stream is
+entered, and how a batch of its events is taken. Both drivers agree on everything else.
 """
 
 import asyncio
@@ -54,6 +54,8 @@ _LOGGED_OUT: Final = frozenset({13, 18})
 #: Error codes of a MongoDB that is no replica set, for a snapshot read and for a change stream.
 _NO_REPLICA_SET: Final = frozenset({123, 40573, 20})
 _NO_TIME: Final = Timestamp(0, 0)
+#: What a change stream sends.
+_STREAM_COMMANDS: Final = frozenset({"aggregate", "getMore"})
 
 
 def is_logged_out(error: Exception | None) -> bool:
@@ -107,7 +109,8 @@ class Connection:
         self._uri = uri
         self._name = name
         self._for_stream = for_stream
-        self._replaced: set[AsyncIOMotorClient[Document]] = set()
+        self._replaced: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
         self._renewed_at = float("-inf")
         self._monitor = _StreamMonitor()
         self._client = self._open()
@@ -135,13 +138,14 @@ class Connection:
             return
         self._renewed_at = loop.time()
         replaced, self._client = self._client, self._open()
-        self._replaced.add(replaced)
-        loop.call_later(_REPLACED_SECONDS, self._close, replaced)
+        task = asyncio.create_task(self._close_later(replaced))
+        self._replaced.add(task)
+        task.add_done_callback(self._replaced.discard)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close all connections."""
-        for client in (*self._replaced, self._client):
-            self._close(client)
+        self._closing.set()
+        await asyncio.gather(_close(self._client), *self._replaced)
 
     async def ping(self) -> None:
         """Check that MongoDB answers. Raises `PyMongoError`."""
@@ -196,9 +200,10 @@ class Connection:
         finally:
             thread.shutdown(wait=False)
 
-    def _close(self, client: AsyncIOMotorClient[Document]) -> None:
-        self._replaced.discard(client)
-        client.close()
+    async def _close_later(self, client: AsyncIOMotorClient[Document]) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), _REPLACED_SECONDS)
+        await _close(client)
 
     def _open(self) -> AsyncIOMotorClient[Document]:
         # The follower reopens the stream itself and reads the held documents in between. A retry by the driver would
@@ -215,6 +220,11 @@ class Connection:
         )
 
 
+async def _close(client: AsyncIOMotorClient[Document]) -> None:
+    # In a thread: it tells MongoDB to end its sessions, which takes up to 11 s where MongoDB is silent.
+    await asyncio.to_thread(client.close)
+
+
 class _StreamMonitor(monitoring.CommandListener):
     """Records each answer to the change stream: the number of events, when it was requested, and its time.
 
@@ -229,13 +239,15 @@ class _StreamMonitor(monitoring.CommandListener):
         self.is_more = False
         self._started_at = 0.0
 
-    def started(self, event: monitoring.CommandStartedEvent) -> None:  # noqa: ARG002 - the driver's signature
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
         """A command is sent."""
-        self._started_at = time.monotonic()  # Which is the loop's time, too; no loop runs in this thread.
+        # A client that was replaced may end its sessions meanwhile.
+        if event.command_name in _STREAM_COMMANDS:
+            self._started_at = time.monotonic()  # Which is the loop's time, too; no loop runs in this thread.
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """A command was answered."""
-        if event.command_name not in ("aggregate", "getMore"):
+        if event.command_name not in _STREAM_COMMANDS:
             return
         cursor = event.reply["cursor"]
         # Where the driver resumes by itself, the first batch is empty even where there is much to come.

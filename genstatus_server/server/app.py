@@ -136,7 +136,7 @@ def _oldest_waited_job(holds: HoldRegistry[Key], cache: DocumentCache) -> float:
 
 
 def _open(stack: AsyncExitStack, connection: Connection) -> Connection:
-    stack.callback(connection.close)
+    stack.push_async_callback(connection.close)
     return connection
 
 

@@ -1,15 +1,19 @@
 """What this project asks of the MongoDB driver, on a real MongoDB: batches of events, resuming, snapshot reads."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from genstatus_server.mongo import client
-from genstatus_server.mongo.client import Batch, Connection, NextBatch
+from genstatus_server.mongo.client import Batch, Connection, Document, NextBatch, _StreamMonitor
 from genstatus_server.mongo.queries import CHANGE_STREAM_PIPELINE
+from tests.support.server import DEADLINE
 from tests.support.world import World
 
 EVENTS = 500
@@ -27,7 +31,7 @@ async def connected(uri: str, world: World, *, for_stream: bool = True) -> Async
     try:
         yield connection
     finally:
-        connection.close()
+        await connection.close()
 
 
 @asynccontextmanager
@@ -53,6 +57,39 @@ async def insert(world: World, first: int = 1, count: int = EVENTS) -> None:
 
 def ids(batch: Batch) -> list[int]:
     return [event["documentKey"]["_id"] for event in batch.events]
+
+
+async def test_connection_closes_each_replaced_client_beside_the_loop(
+    mongodb_uri: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The traps: the loop stood still while a silent MongoDB was told; and clients of the same URI are equal."""
+    close, is_free, closed = MongoClient.close, threading.Event(), []
+
+    def close_once_the_loop_is_free(this: MongoClient[Document]) -> None:
+        assert is_free.wait(DEADLINE)
+        closed.append(id(this))
+        close(this)
+
+    monkeypatch.setattr(client, "_REPLACED_SECONDS", 0)
+    async with connected(mongodb_uri, world) as connection:
+        await connection.ping()
+        monkeypatch.setattr(MongoClient, "close", close_once_the_loop_is_free)
+        for _ in range(2):
+            monkeypatch.setattr(connection, "_renewed_at", float("-inf"))
+            connection.renew()
+            await connection.ping()
+        asyncio.get_running_loop().call_soon(is_free.set)
+    assert len(set(closed)) == 3
+
+
+def test_monitor_takes_the_time_of_the_streams_own_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: a client that was replaced ends its sessions while a request of the new one is under way."""
+    monitor, clock = _StreamMonitor(), iter([1.0, 2.0])
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    reply: Document = {"cursor": {"nextBatch": []}}
+    for kind, command in (("started", "getMore"), ("started", "endSessions"), ("succeeded", "getMore")):
+        getattr(monitor, kind)(SimpleNamespace(command_name=command, reply=reply))
+    assert monitor.requested_at == 1.0
 
 
 async def test_stream_gives_all_events_of_one_answer_at_once(mongodb_uri: str, world: World) -> None:
