@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from tornado.concurrent import Future
 
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-#: A W3C trace context's parent: version, trace id, span id, flags.
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+#: A W3C trace context's parent: version, trace id, parent id, flags. There is no version ff, 00 ends after its 55
+#: characters, and no id is zero. What a later version adds is unknown, so it is not logged.
+_TRACEPARENT: Final = re.compile(
+    r"(?!ff|00.{54})([0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?:-.*)?"
+)
 #: Headers that a page of a configured origin may read, and those that it may send.
 EXPOSED_HEADERS: Final = "Retry-After, Preference-Applied, X-Wait-Result, X-Request-ID, ETag"
 ALLOWED_HEADERS: Final = (
@@ -237,8 +240,8 @@ def log_request(handler: RequestHandler) -> None:
     if not (has_failed or handler.services.settings.access_log):
         return
     headers = handler.request.headers
-    if "traceparent" in headers and _TRACEPARENT.fullmatch(headers["traceparent"]):
-        handler.log_fields["traceparent"] = headers["traceparent"]
+    if "traceparent" in headers and (parent := _TRACEPARENT.fullmatch(headers["traceparent"])):
+        handler.log_fields["traceparent"] = parent[1]
     fields = {
         "method": handler.request.method,
         "path": handler.request.path[:_LONGEST_PATH],

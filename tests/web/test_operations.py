@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from tests.support.server import Server, remember, until
@@ -16,6 +17,8 @@ from tests.telemetry.test_metrics import names
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "genstatus_server"
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
+#: A trace id, a parent id and flags.
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def section(title: str) -> str:
@@ -66,7 +69,7 @@ async def record_of(server: Server, **query: Any) -> dict[str, Any]:
 
 async def test_request_record_has_user_parameters_and_result(server: Server, world: World) -> None:
     await world.put_job()
-    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    trace = f"00-{TRACE}"
     polled = await record_of(server, headers={"X-Request-ID": "mine", "traceparent": trace})
     assert polled["traceparent"] == trace
     assert polled["request_id"] == "mine"
@@ -79,6 +82,30 @@ async def test_request_record_has_user_parameters_and_result(server: Server, wor
     assert (held["wait_result"], held["generation_status"]) == ("deadline", "waiting")
     assert 0 < held["held_ms"] <= held["duration_ms"]
     assert set(held) - {"event", "log_level"} == first_cells(section("Logs"), "field") - {"cause", "traceparent"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "logged"),
+    [
+        pytest.param(f"00-{TRACE}", f"00-{TRACE}", id="the version of today"),
+        pytest.param(f"01-{TRACE}", f"01-{TRACE}", id="a later version"),
+        pytest.param(f"fe-{TRACE}-and-more", f"fe-{TRACE}", id="further fields of a later version"),
+        pytest.param(f"01-{TRACE}-", f"01-{TRACE}", id="an empty further field"),
+        pytest.param(f"00-{TRACE}-more", None, id="the version of today has no further field"),
+        pytest.param(f"01-{TRACE}more", None, id="longer flags"),
+        pytest.param(f"ff-{TRACE}", None, id="a version that there is not"),
+        pytest.param("00-" + "0" * 32 + "-00f067aa0ba902b7-01", None, id="no trace id"),
+        pytest.param("00-4bf92f3577b34da6a3ce929d0e0e4736-" + "0" * 16 + "-01", None, id="no parent id"),
+        pytest.param("00-" + TRACE.upper(), None, id="capitals"),
+        pytest.param(f"00-{TRACE}"[:-1], None, id="too short"),
+        pytest.param("", None, id="empty"),
+    ],
+)
+async def test_request_record_has_a_traceparent_as_w3c_defines_it(
+    server: Server, sent: str, logged: str | None
+) -> None:
+    record = await record_of(server, headers={"traceparent": sent})
+    assert record.get("traceparent") == logged
 
 
 async def test_request_record_has_the_status_as_a_number(server: Server) -> None:
