@@ -15,10 +15,11 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 from tornado.routing import PathMatches
 
+from genstatus_server.mongo.change_stream import StreamState
 from genstatus_server.server.app import make_application
 from genstatus_server.web.openapi import openapi_document
 from tests.e2e.strict_document import strict_document
-from tests.support.server import Server
+from tests.support.server import Server, body
 from tests.support.world import World
 
 FOLDER = Path(__file__).parent
@@ -151,6 +152,14 @@ async def test_openapi_lists_every_route(server: Server) -> None:
         assert [path for path in documented if route.regex.fullmatch(path)], route.regex
     for path in documented:
         assert (await server.fetch(path)).code != HTTPStatus.NOT_FOUND, path
+
+
+@pytest.mark.parametrize("state", StreamState)
+async def test_openapi_describes_everything_that_readyz_names(server: Server, state: StreamState) -> None:
+    server.services.draining = True
+    server.services.follower.state = state
+    server.services.follower.views = ["jobs", "sessions", "submissions", "users"]
+    fits(DOCUMENT["components"]["schemas"]["Readiness"], body(await server.fetch("/readyz")))
 
 
 async def keep_generating(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from genstatus_server.mongo.queries import FIELDS, JOBS
 from genstatus_server.telemetry import metrics
 from genstatus_server.web.openapi.answers import PAGE, Object, Routes, answer, error, ref
 from genstatus_server.web.static_files import HTML, STATIC_FILES
@@ -27,6 +28,11 @@ READINESS: Final[Object] = {
         "mongodb": {"type": "string", "enum": ["ok", "down"]},
         "change_stream": {"type": "string", "enum": ["live", "polling", "down"]},
         "signer": {"type": "string", "enum": ["ok", "no credentials"]},
+        "views": {
+            "type": "array",
+            "items": {"type": "string", "enum": sorted(FIELDS)},
+            "description": "The collections that are views or time series; absent where there is none.",
+        },
         "server": {"type": "string", "enum": ["draining"]},
     },
     "required": ["mongodb", "change_stream", "signer"],
@@ -38,6 +44,7 @@ LIVENESS: Final[Object] = {
 }
 _READY: Final = {"mongodb": "ok", "change_stream": "live", "signer": "ok"}
 _DOWN: Final = _READY | {"mongodb": "down", "change_stream": "down"}
+_VIEW: Final = _READY | {"change_stream": "down", "views": [JOBS]}
 
 OPERATIONS: Final[Routes] = {
     "/livez": (
@@ -50,7 +57,7 @@ OPERATIONS: Final[Routes] = {
         {"summary": "Whether requests can be answered, and if not, which part fails."},
         {
             "200": answer("They can.", ref("Readiness"), {"ready": _READY}),
-            "503": answer("They cannot.", ref("Readiness"), {"down": _DOWN}),
+            "503": answer("They cannot.", ref("Readiness"), {"down": _DOWN, "view": _VIEW}),
         },
     ),
     "/metrics": (
