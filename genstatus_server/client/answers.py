@@ -24,7 +24,7 @@ class Generation:
 
     `url` is a presigned URL, good for about a minute, or "#". It gives access to the file, so `repr` leaves it
     out. `size` is in bytes. `start` and `end` are `MM/DD/YYYY`, None for the file types E and F; `generated_at` is
-    `MM/DD/YYYY HH:mm:ss` in UTC.
+    `MM/DD/YYYY HH:mm:ss` in UTC, or `YYYY-MM-DD HH:mm:ss` where the server has `generated_at_format = iso`.
     """
 
     status: Status

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import genstatus_server
+from genstatus_server.client import Generation
 from genstatus_server.web.static_files import STATIC_FILES
 
 pytestmark = pytest.mark.one_python
@@ -40,3 +41,9 @@ def test_static_files_include_the_types_of_the_npm_package() -> None:
 def test_npm_package_declares_a_type_for_every_phase() -> None:
     phase = r'phase: "(\w+)"'
     assert set(re.findall(phase, CLIENT)) == set(re.findall(phase, TYPES))
+
+
+@pytest.mark.parametrize("text", [TYPES, Generation.__doc__], ids=["genstatus.d.ts", "Generation"])
+def test_clients_document_generated_at_in_each_format(text: str) -> None:
+    documented = re.findall("`([A-Z/-]+ HH:mm:ss)`", text)
+    assert documented == ["MM/DD/YYYY HH:mm:ss", "YYYY-MM-DD HH:mm:ss"]

@@ -14,7 +14,7 @@ export interface GenerationStatus {
   end?: string;
   /** Why it failed, else `""`. */
   message: string;
-  /** `MM/DD/YYYY HH:mm:ss`, UTC. */
+  /** `MM/DD/YYYY HH:mm:ss`, UTC; `YYYY-MM-DD HH:mm:ss` where the server has `generated_at_format = iso`. */
   generated_at: string | null;
 }
 
