@@ -74,7 +74,8 @@ def test_javascript_client_counts_no_failure_at_a_deadline(tmp_path: Path) -> No
 def test_javascript_client_ends_the_wait_on_a_refusal(tmp_path: Path, status: int) -> None:
     body = {"message": "No such submission", "errors": {"submission_id": ["no"]}}
     told = wait_by_script(tmp_path, [{"status": status, "body": body, "headers": {"X-Request-ID": "r1"}}])
-    assert told.refused == {"message": "No such submission", "status": status, "body": body, "requestId": "r1"}
+    refused = {"name": "GenerationError", "message": "No such submission", "status": status, "body": body}
+    assert told.refused == refused | {"requestId": "r1"}
     assert len(told.asked) == 1
     assert told.listening == 0
 
@@ -147,7 +148,7 @@ def test_javascript_client_rejects_with_the_error_of_its_callback(tmp_path: Path
 
 
 def test_javascript_client_takes_an_undefined_wait_for_none_given(tmp_path: Path) -> None:
-    (asked,) = wait_by_script(tmp_path, [FINISHED], undefinedWait=True).asked
+    (asked,) = wait_by_script(tmp_path, [FINISHED], missing=["wait"]).asked
     assert parse_qs(urlsplit(asked["url"]).query)["timeout"] == ["25"]
 
 
@@ -156,8 +157,20 @@ def test_javascript_client_takes_an_undefined_wait_for_none_given(tmp_path: Path
     [
         ({"baseUrl": "server"}, "Invalid URL"),
         ({"baseUrl": "ftp://server"}, "baseUrl must begin with http:// or https://"),
+        ({"baseUrl": None}, "baseUrl must begin with http:// or https://"),
+        ({"baseUrl": ["http://server"]}, "baseUrl must begin with http:// or https://"),
+        ({"missing": ["baseUrl"]}, "baseUrl must begin with http:// or https://"),
         ({"sessionToken": "SECRET\nTOKEN"}, "sessionToken must be printable ASCII"),
         ({"sessionToken": " "}, "sessionToken must be printable ASCII"),
+        ({"sessionToken": "t\N{LATIN SMALL LETTER O WITH DIAERESIS}ken"}, "sessionToken must be printable ASCII"),
+        ({"sessionToken": None}, "sessionToken must be printable ASCII"),
+        ({"sessionToken": 123}, "sessionToken must be printable ASCII"),
+        ({"sessionToken": ["token"]}, "sessionToken must be printable ASCII"),
+        ({"missing": ["sessionToken"]}, "sessionToken must be printable ASCII"),
+        ({"submissionId": None}, "submissionId must be a number, a bigint or a string"),
+        ({"missing": ["submissionId"]}, "submissionId must be a number, a bigint or a string"),
+        ({"fileType": None}, "fileType must be a string"),
+        ({"missing": ["fileType"]}, "fileType must be a string"),
         ({"wait": -1}, "wait must be a number of seconds"),
         ({"wait": "soon"}, "wait must be a number of seconds"),
     ],
@@ -167,7 +180,7 @@ def test_javascript_client_refuses_what_no_request_can_be_made_of(
 ) -> None:
     told = wait_by_script(tmp_path, [FINISHED], **options)
     assert told.refused is not None
-    assert told.refused["message"] == message
+    assert (told.refused["name"], told.refused["message"]) == ("TypeError", message)
     assert not told.asked
 
 

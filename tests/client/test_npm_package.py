@@ -25,7 +25,7 @@ def test_npm_package_has_the_version_of_the_server() -> None:
 
 
 def test_npm_package_stays_small_and_imports_nothing() -> None:
-    assert len(CLIENT.splitlines()) < 150
+    assert len(CLIENT.splitlines()) < 160
     assert not re.search(r"^\s*import\b|\brequire\(", CLIENT, re.MULTILINE)
 
 

@@ -72,11 +72,11 @@ const onUpdate = ({ phase, retryAt, failures }) => {
   if (phase === options.fails) throw new Error("a mistake of the caller");
 };
 const told = { answer: null, refused: null };
-if (options.undefinedWait) options.wait = undefined;
+for (const name of options.missing ?? []) options[name] = undefined;
 let isOver = false;
 waitForGeneration({ ...options, signal: stop.signal, fetch, onUpdate }).then(
   (answer) => (told.answer = answer),
-  ({ message, status, body, requestId }) => (told.refused = { message, status, body, requestId }),
+  ({ name, message, status, body, requestId }) => (told.refused = { name, message, status, body, requestId }),
 ).finally(() => (isOver = true));
 while (true) {
   for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => realTurn(resolve));

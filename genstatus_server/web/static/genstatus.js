@@ -4,6 +4,7 @@
  */
 
 const GIVE_UP = new Set([400, 401, 403]); // Asking the same again would be answered the same.
+const TOKEN = /^[ -~]*[!-~][ -~]*$/; // Any other makes fetch fail like a lost connection.
 const STATUSES = new Set(["finished", "waiting", "failed", "invalid"]);
 const GRACE_MS = 10_000; // How much later than the hold's end an answer may come.
 const SHORTEST_CYCLE_MS = 1_000; // From one question to the next, whatever the server says.
@@ -63,10 +64,16 @@ export async function checkGeneration(options) {
 
 /** `options`, unless no request could be made of them: then a TypeError, which does not show the token. */
 function checked(options) {
-  const { protocol } = new URL(options.baseUrl, globalThis.location?.href);
-  if (!["http:", "https:"].includes(protocol)) throw new TypeError("baseUrl must begin with http:// or https://");
-  if (!/^[ -~]*[!-~][ -~]*$/.test(options.sessionToken)) throw new TypeError("sessionToken must be printable ASCII");
-  if (!(options.wait >= 0 && options.wait < Infinity)) throw new TypeError("wait must be a number of seconds");
+  const must = (isMet, what) => {
+    if (!isMet) throw new TypeError(what);
+  };
+  const { baseUrl, sessionToken, submissionId, fileType, wait } = options;
+  const { protocol } = typeof baseUrl === "string" ? new URL(baseUrl, globalThis.location?.href) : {};
+  must(["http:", "https:"].includes(protocol), "baseUrl must begin with http:// or https://");
+  must(typeof sessionToken === "string" && TOKEN.test(sessionToken), "sessionToken must be printable ASCII");
+  must(["number", "bigint", "string"].includes(typeof submissionId), "submissionId must be a number, a bigint or a string");
+  must(typeof fileType === "string", "fileType must be a string");
+  must(wait >= 0 && wait < Infinity, "wait must be a number of seconds");
   return options;
 }
 
