@@ -90,8 +90,9 @@ class GenerationError(Exception):
 
 
 class GenerationRefused(GenerationError):
-    """The server refused the request, with HTTP status 400, 401 or 403: asking the same again makes no sense.
+    """The server refused the request: asking the same again makes no sense.
 
+    `status` is the HTTP status: 400, 401 or 403, or 413, 414 or 431 for a request that is too large.
     `errors` has the messages for each invalid parameter.
     """
 

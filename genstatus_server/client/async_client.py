@@ -54,7 +54,7 @@ class AsyncGenerationClient:
         """The answer once it is settled: finished, failed or invalid. `hold`: seconds that one request is held.
 
         `ask_first`: begin with a request that is not held, so that `on_update` is called at once with the file's state.
-        Raises `GenerationRefused` (HTTP status 400, 401, 403), or `WaitTimedOut` after `timeout` seconds.
+        Raises `GenerationRefused`, or `WaitTimedOut` after `timeout` seconds.
         """
         steps = rules.wait(self.timing, on_update, hold=hold, timeout=timeout, ask_first=ask_first)
         return await self._follow(steps, submission_id, file_type)

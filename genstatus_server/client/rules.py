@@ -36,7 +36,8 @@ LAST_ANSWER: Final = 0.5
 #: How often in a row a download may break off without getting further.
 DOWNLOAD_ATTEMPTS: Final = 5
 
-_GIVE_UP: Final = frozenset({400, 401, 403})
+#: HTTP statuses of the server that the same request would get again: it is refused, or too large.
+_GIVE_UP: Final = frozenset({400, 401, 403, 413, 414, 431})
 #: HTTP statuses of the storage after which to try again; after 206 or 416 for another file, from the first byte.
 _PASSING: Final = frozenset({0, 200, 206, 408, 416, 425, 429})
 _SERVER_ERROR: Final = 500

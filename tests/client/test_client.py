@@ -114,6 +114,7 @@ async def test_client_reports_a_failed_or_invalid_generation(
         ("stranger", 1, 403, "User does not have permission to access that submission"),
         ("owner", 7, 400, "No such submission"),
         ("owner", 0, 400, "submission_id: Must be an integer from 1 to 9223372036854775807."),
+        ("x" * 70_000, 1, 431, "Request Header Fields Too Large"),
     ],
 )
 async def test_client_reports_status_and_message_of_a_refusal(

@@ -122,6 +122,7 @@ def test_rules_end_at_a_settled_answer(status: str) -> None:
         pytest.param(reply(503, {"message": "away"}, retry_after="7"), 7.0, id="Retry-After is a floor of backoff"),
         pytest.param(reply(503, {"message": "away"}, retry_after="1"), 2.0, id="and backoff goes beyond it"),
         pytest.param(reply(404, {"message": "Not Found"}), 2.0, id="404: a server may be on its way"),
+        pytest.param(reply(405, {"message": "Method Not Allowed"}), 2.0, id="405: it is another server's, too"),
         pytest.param(reply(302, b"", location="http://elsewhere/"), 2.0, id="a redirect is not followed"),
         pytest.param(reply(200, b'{"status": "fini'), 2.0, id="half an answer"),
         pytest.param(reply(200, b"<html>log in"), 2.0, id="a captive portal"),
@@ -167,7 +168,7 @@ def test_wait_pauses_after_a_long_hold_only_as_requested() -> None:
     assert script.slept == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 414, 431])
 def test_rules_end_the_wait_on_a_refusal(status: int) -> None:
     body = {"message": "No such submission", "errors": {"submission_id": ["no"]}}
     with pytest.raises(GenerationRefused, match=r"^No such submission$") as caught:

@@ -41,6 +41,7 @@ LOST: Reply = {"lost": True}
         pytest.param(error(503, "7"), 7.0, id="Retry-After is a floor of backoff"),
         pytest.param(error(503, "1"), 2.0, id="and backoff goes beyond it"),
         pytest.param(error(404), 2.0, id="404: a server may be on its way"),
+        pytest.param(error(405), 2.0, id="405: it is another server's, too"),
         pytest.param(error(200, text='{"status": "fini'), 2.0, id="half an answer"),
         pytest.param(error(200, text="<html>log in"), 2.0, id="a captive portal"),
         pytest.param(error(200, text='{"status": "done"}'), 2.0, id="an unknown status"),
@@ -70,7 +71,7 @@ def test_javascript_client_counts_no_failure_at_a_deadline(tmp_path: Path) -> No
     assert told.times == [0, 2, 6, 7, 9]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 414, 431])
 def test_javascript_client_ends_the_wait_on_a_refusal(tmp_path: Path, status: int) -> None:
     body = {"message": "No such submission", "errors": {"submission_id": ["no"]}}
     told = wait_by_script(tmp_path, [{"status": status, "body": body, "headers": {"X-Request-ID": "r1"}}])

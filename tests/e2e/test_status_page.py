@@ -255,6 +255,20 @@ async def test_page_asks_for_a_token_when_the_session_ends(open_page: OpenPage, 
     await server.held(1)
 
 
+async def test_page_asks_for_another_token_when_one_is_too_long(
+    open_page: OpenPage, server: Server, observed: Observed
+) -> None:
+    page = await open_page()
+    await page.watch("x" * 70_000)
+    await page.tells_problem("This session token is too long.")
+    await expect(page.page.get_by_role("listitem")).to_have_count(0)
+    token = page.page.get_by_label("Session token")
+    await expect(token).to_be_focused()
+    await expect(token).to_have_value("")
+    assert len(list(observed.checks())) <= 4, "no file is asked for twice"
+    assert await page.page.evaluate("sessionStorage.length") == 0
+
+
 async def test_page_requests_an_expired_url_again(
     open_page: OpenPage, world: World, s3: S3, observed: Observed
 ) -> None:
@@ -281,6 +295,20 @@ async def test_page_requests_an_expired_url_again(
     await page.connection_is("just now.")
     assert first
     assert first.startswith(s3.endpoint_url)
+
+
+async def test_page_keeps_what_it_shows_when_a_gateway_answers_a_download(open_page: OpenPage, world: World) -> None:
+    await world.put_job()
+    await world.finish()
+    page = await open_page()
+    await page.page.clock.install()
+    await page.watch(files="D1")
+    await page.says("D1", "Finished")
+    await page.page.clock.fast_forward("00:31")
+    await page.page.route("**/v1/**", lambda route: route.fulfill(status=404, body="<html>no such upstream"))
+    await page.link("D1").click()
+    await page.tells_problem("The download could not begin, because the server could not be reached. Try again.")
+    await page.says("D1", "Finished")
 
 
 async def test_page_link_to_an_old_generation_shows_the_new_one(

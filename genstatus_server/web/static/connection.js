@@ -1,4 +1,4 @@
-/** What the page says once for all files: how old the news is, what happens next, and whether the server can be reached. */
+/** What the page says once for all files: how old the news is, what happens next, and why the server cannot be asked. */
 
 /** The sentence, and whether the connection is lost. `rows` are those of the files that are watched. */
 export function describeConnection(rows) {
@@ -13,6 +13,14 @@ export function describeConnection(rows) {
   }
   if (!updates.length) return { isLost, text: checked };
   return { isLost, text: `${left > 1 ? `Next check in ${left}\u00a0s.` : "Watching."} ${checked}`.trim() };
+}
+
+/** Why the server refused all files alike, and the id of the field where a person can change that. */
+export function describeRefusal({ status, message }, submissionId) {
+  if (status === 401) return { field: "token", text: "You are not logged in: this session token is unknown or has expired." };
+  if (status > 403) return { field: "token", text: "This session token is too long." };
+  if (status === 403) return { field: "submission", text: `You do not have permission to see submission ${submissionId}.` };
+  return { field: "submission", text: message === "No such submission" ? `Submission ${submissionId} does not exist.` : message };
 }
 
 /** Seconds until the first of them sends its next request; 0 where one is under way. */

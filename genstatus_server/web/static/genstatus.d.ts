@@ -42,7 +42,7 @@ export interface WaitOptions extends CheckOptions {
   onUpdate?: (update: Update) => void;
 }
 
-/** The server refused the question (400, 401, 403), or `checkGeneration` got another answer than a 200. */
+/** The server refused the question (400, 401, 403; too large: 413, 414, 431), or `checkGeneration` got no 200. */
 export class GenerationError extends Error {
   readonly status: number;
   /** As the server sent it, `{ message, errors? }` as a rule. */

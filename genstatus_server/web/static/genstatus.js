@@ -3,7 +3,7 @@
  * No dependencies; runs in browsers, workers and Node 20 or newer. Types: genstatus.d.ts.
  */
 
-const GIVE_UP = new Set([400, 401, 403]); // Asking the same again would be answered the same.
+const GIVE_UP = new Set([400, 401, 403, 413, 414, 431]); // Asking the same again would be answered the same.
 const TOKEN = /^[ -~]*[!-~][ -~]*$/; // Any other makes fetch fail like a lost connection.
 const STATUSES = new Set(["finished", "waiting", "failed", "invalid"]);
 const GRACE_MS = 10_000; // How much later than the hold's end an answer may come.
@@ -19,7 +19,7 @@ export class GenerationError extends Error {
   }
 }
 
-/** Resolves with the answer once its status is no longer `waiting`; rejects when refused (400, 401, 403) or aborted. */
+/** Resolves with the answer once its status is no longer `waiting`; rejects when refused (GIVE_UP) or aborted. */
 export async function waitForGeneration(options) {
   const { signal, onUpdate = () => {} } = options;
   const request = checked({ ...options, wait: options.wait ?? 25 });

@@ -3,12 +3,12 @@
  * hold keeps one. So one of all tabs that watch the same file with the same token, the leader, sends the requests and
  * publishes the answers to the others. All tabs together hold at most HOLDS requests; other files are polled meanwhile.
  */
-import { checkGeneration, GenerationError, waitForGeneration } from "./genstatus.js";
+import { checkGeneration, waitForGeneration } from "./genstatus.js";
 
 const HOLDS = 4; // Two connections are left for other requests.
 const ATTEMPTS = 5; // To become one of these.
 const OVER = new Set(["settled", "refused"]);
-const REFUSALS = new Set([400, 401, 403]);
+const REFUSALS = new Set([400, 401, 403, 413, 414, 431]);
 
 /**
  * Calls `onUpdate` with every update of this tab or of another one, until the file is settled or refused, or `signal`
@@ -28,6 +28,11 @@ export async function watchGeneration({ signal, onUpdate, ...params }) {
   } catch (error) {
     if (error.name !== "AbortError") throw error;
   }
+}
+
+/** The update that tells of `error`, if the same request would be refused again. */
+export function refusalOf({ status, message }) {
+  return REFUSALS.has(status) ? { phase: "refused", status, message } : null;
 }
 
 async function share(params, ended, show) {
@@ -53,8 +58,8 @@ async function checkOnce(params, signal, publish) {
     publish({ phase: answer.status === "waiting" ? "asking" : "settled", answer, failures: 0 });
   } catch (error) {
     signal.throwIfAborted();
-    if (REFUSALS.has(error.status)) publish({ phase: "refused", status: error.status, message: error.message });
-    // Any other error comes again with the next request.
+    const refusal = refusalOf(error);
+    if (refusal) publish(refusal); // Any other error comes again with the next request.
   }
 }
 
@@ -69,8 +74,9 @@ async function waitAndPublish(params, signal, publish, fetch) {
   try {
     await waitForGeneration({ ...params, signal, fetch: send, onUpdate });
   } catch (error) {
-    if (!(error instanceof GenerationError)) throw error;
-    publish({ phase: "refused", status: error.status, message: error.message });
+    const refusal = refusalOf(error);
+    if (!refusal) throw error;
+    publish(refusal);
   }
 }
 

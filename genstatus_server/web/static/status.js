@@ -1,8 +1,8 @@
 /** The status page: what a person chose is kept for this tab only, and watched until it is settled. */
-import { describeConnection } from "./connection.js";
-import { checkGeneration, GenerationError } from "./genstatus.js";
+import { describeConnection, describeRefusal } from "./connection.js";
+import { checkGeneration } from "./genstatus.js";
 import { FileRow, put } from "./row.js";
-import { watchGeneration } from "./shared.js";
+import { refusalOf, watchGeneration } from "./shared.js";
 
 const KEPT = "genstatus";
 const MOST_NEWS = 20;
@@ -61,24 +61,21 @@ async function downloadAnew(params, { onUpdate, onAgain }) {
     onUpdate({ phase: "settled", answer });
     if (answer.status === "finished") location.assign(answer.url);
   } catch (error) {
-    const isRefused = error instanceof GenerationError && error.status < 500;
-    if (isRefused) onUpdate({ phase: "refused", status: error.status, message: error.message });
+    const refusal = refusalOf(error);
+    if (refusal) onUpdate(refusal);
     else problem("The download could not begin, because the server could not be reached. Try again.");
   }
 }
 
 /** All files are refused alike: it is said once, and nothing of the submission is shown any longer. */
-function refuse({ status, message }, submissionId) {
-  if (status === 401) forget();
+function refuse(update, submissionId) {
+  const { field, text } = describeRefusal(update, submissionId);
+  if (field === "token") forget();
   else watching.abort();
   rows = [];
   showResult();
-  const reasons = {
-    401: "You are not logged in: this session token is unknown or has expired.",
-    403: `You do not have permission to see submission ${submissionId}.`,
-  };
-  problem(reasons[status] ?? (message === "No such submission" ? `Submission ${submissionId} does not exist.` : message));
-  find(status === 401 ? "token" : "submission").focus();
+  problem(text);
+  find(field).focus();
 }
 
 function forget() {
