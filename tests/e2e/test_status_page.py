@@ -393,6 +393,37 @@ async def test_page_requires_a_choice_before_a_request(open_page: OpenPage, obse
     assert len(list(observed.checks())) <= 4, "no file is asked for twice"
 
 
+@pytest.mark.parametrize("submission", ["0", "00", "9223372036854775808", "9" * 19])
+async def test_page_says_that_a_submission_with_an_impossible_id_does_not_exist(
+    open_page: OpenPage, server: Server, submission: str
+) -> None:
+    page = await open_page()
+    await page.watch(submission=submission)
+    await page.tells_problem(f"Submission {submission} does not exist.")
+    await expect(page.page.get_by_role("textbox", name="Submission ID")).to_be_focused()
+    await expect(page.page.get_by_label("Session token")).to_have_value("owner")
+
+
+async def test_page_says_which_numbers_a_submission_may_have(open_page: OpenPage, observed: Observed) -> None:
+    page = await open_page()
+    await page.watch(submission="9" * 20)
+    field = page.page.get_by_role("textbox", name="Submission ID")
+    await expect(field).to_have_attribute("title", "A number of at most 19 digits")
+    assert await field.evaluate("(field) => field.validity.patternMismatch")
+    assert not list(observed.checks())
+
+
+@pytest.mark.parametrize("content", ["<html>400 Request Header Or Cookie Too Large", '{"message": "bad frobnicator"}'])
+async def test_page_says_nothing_technical_of_an_unknown_refusal(
+    open_page: OpenPage, server: Server, content: str
+) -> None:
+    page = await open_page()
+    await page.page.route("**/v1/**", lambda route: route.fulfill(status=400, body=content))
+    await page.watch()
+    await page.tells_problem("The server refused this. Check the session token and the submission ID.")
+    await expect(page.page.get_by_role("listitem")).to_have_count(0)
+
+
 async def test_page_reports_a_lost_connection_once(open_page: OpenPage, server: Server, world: World) -> None:
     await put_all(world)
     page = await open_page()

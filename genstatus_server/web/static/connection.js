@@ -20,7 +20,9 @@ export function describeRefusal({ status, message }, submissionId) {
   if (status === 401) return { field: "token", text: "You are not logged in: this session token is unknown or has expired." };
   if (status > 403) return { field: "token", text: "This session token is too long." };
   if (status === 403) return { field: "submission", text: `You do not have permission to see submission ${submissionId}.` };
-  return { field: "submission", text: message === "No such submission" ? `Submission ${submissionId} does not exist.` : message };
+  const isMissing = message === "No such submission" || message.startsWith("submission_id: ");
+  if (isMissing) return { field: "submission", text: `Submission ${submissionId} does not exist.` };
+  return { field: "submission", text: "The server refused this. Check the session token and the submission ID." };
 }
 
 /** Seconds until the first of them sends its next request; 0 where one is under way. */
