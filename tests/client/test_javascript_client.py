@@ -156,7 +156,7 @@ def test_javascript_client_takes_an_undefined_wait_for_none_given(tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseUrl": "server"}, "Invalid URL"),
+        ({"baseUrl": "server"}, "baseUrl must begin with http:// or https://"),
         ({"baseUrl": "ftp://server"}, "baseUrl must begin with http:// or https://"),
         ({"baseUrl": None}, "baseUrl must begin with http:// or https://"),
         ({"baseUrl": ["http://server"]}, "baseUrl must begin with http:// or https://"),
@@ -182,6 +182,7 @@ def test_javascript_client_refuses_what_no_request_can_be_made_of(
     told = wait_by_script(tmp_path, [FINISHED], **options)
     assert told.refused is not None
     assert (told.refused["name"], told.refused["message"]) == ("TypeError", message)
+    assert told.refused["option"] == message.split(maxsplit=1)[0]
     assert not told.asked
 
 

@@ -93,6 +93,18 @@ async def test_javascript_package_runs_in_node(server: Server, world: World, pro
     assert json.loads(output) == [True, 401, "Login Required", "waiting", "finished"]
 
 
+async def test_guide_code_rejects_for_a_token_that_cannot_be_sent(tmp_path: Path) -> None:
+    (tmp_path / "watchFiles.mjs").write_text(from_guide("js", "watchFiles"))
+    program = """
+    import { watchFiles } from "./watchFiles.mjs";
+    await watchFiles({ baseUrl: "http://127.0.0.1:1", sessionToken: "a\u200bb", submissionId: 1, fileTypes: ["D1"] });
+    """
+    (tmp_path / "main.mjs").write_text(program)
+    process = await asyncio.create_subprocess_exec("node", "main.mjs", cwd=tmp_path, stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert b"TypeError" in errors
+
+
 @pytest.mark.parametrize("resolution", ["--module nodenext", "--module esnext --moduleResolution bundler"])
 async def test_javascript_package_types_compile(project: Path, resolution: str) -> None:
     (project / "main.ts").write_text(TYPED)

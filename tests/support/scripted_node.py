@@ -76,7 +76,8 @@ for (const name of options.missing ?? []) options[name] = undefined;
 let isOver = false;
 waitForGeneration({ ...options, signal: stop.signal, fetch, onUpdate }).then(
   (answer) => (told.answer = answer),
-  ({ name, message, status, body, requestId }) => (told.refused = { name, message, status, body, requestId }),
+  ({ name, message, option, status, body, requestId }) =>
+    (told.refused = { name, message, option, status, body, requestId }),
 ).finally(() => (isOver = true));
 while (true) {
   for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => realTurn(resolve));

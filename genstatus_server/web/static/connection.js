@@ -1,5 +1,7 @@
 /** What the page says once for all files: how old the news is, what happens next, and why the server cannot be asked. */
 
+const CANNOT_BE_SENT = "This is not a session token: copy it again, without any other characters.";
+
 /** The sentence, and whether the connection is lost. `rows` are those of the files that are watched. */
 export function describeConnection(rows) {
   const updates = rows.filter((row) => !row.isOver).map((row) => row.update);
@@ -16,7 +18,8 @@ export function describeConnection(rows) {
 }
 
 /** Why the server refused all files alike, and the id of the field where a person can change that. */
-export function describeRefusal({ status, message }, submissionId) {
+export function describeRefusal({ status, option, message }, submissionId) {
+  if (option === "sessionToken") return { field: "token", text: CANNOT_BE_SENT };
   if (status === 401) return { field: "token", text: "You are not logged in: this session token is unknown or has expired." };
   if (status > 403) return { field: "token", text: "This session token is too long." };
   if (status === 403) return { field: "submission", text: `You do not have permission to see submission ${submissionId}.` };

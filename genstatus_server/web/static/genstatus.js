@@ -62,18 +62,19 @@ export async function checkGeneration(options) {
   return (await sendRequest(checked({ ...options, wait: 0 }))).answer;
 }
 
-/** `options`, unless no request could be made of them: then a TypeError, which does not show the token. */
+/** `options`, unless no request could be made of them: then a TypeError, which names the `option`, not its value. */
 function checked(options) {
-  const must = (isMet, what) => {
-    if (!isMet) throw new TypeError(what);
+  const must = (isMet, option, rule) => {
+    if (!isMet) throw Object.assign(new TypeError(`${option} must ${rule}`), { option });
   };
   const { baseUrl, sessionToken, submissionId, fileType, wait } = options;
-  const { protocol } = typeof baseUrl === "string" ? new URL(baseUrl, globalThis.location?.href) : {};
-  must(["http:", "https:"].includes(protocol), "baseUrl must begin with http:// or https://");
-  must(typeof sessionToken === "string" && TOKEN.test(sessionToken), "sessionToken must be printable ASCII");
-  must(["number", "bigint", "string"].includes(typeof submissionId), "submissionId must be a number, a bigint or a string");
-  must(typeof fileType === "string", "fileType must be a string");
-  must(wait >= 0 && wait < Infinity, "wait must be a number of seconds");
+  const page = globalThis.location?.href;
+  const { protocol } = typeof baseUrl === "string" && URL.canParse(baseUrl, page) ? new URL(baseUrl, page) : {};
+  must(["http:", "https:"].includes(protocol), "baseUrl", "begin with http:// or https://");
+  must(typeof sessionToken === "string" && TOKEN.test(sessionToken), "sessionToken", "be printable ASCII");
+  must(["number", "bigint", "string"].includes(typeof submissionId), "submissionId", "be a number, a bigint or a string");
+  must(typeof fileType === "string", "fileType", "be a string");
+  must(wait >= 0 && wait < Infinity, "wait", "be a number of seconds");
   return options;
 }
 

@@ -12,7 +12,7 @@ const REFUSALS = new Set([400, 401, 403, 413, 414, 431]);
 
 /**
  * Calls `onUpdate` with every update of this tab or of another one, until the file is settled or refused, or `signal`
- * is aborted. The updates are those of the client and `{ phase: "refused", status, message }`. An error is its status.
+ * is aborted. The updates are those of the client and `{ phase: "refused", status, option, message }`. An error is its status.
  */
 export async function watchGeneration({ signal, onUpdate, ...params }) {
   const over = new AbortController();
@@ -30,9 +30,9 @@ export async function watchGeneration({ signal, onUpdate, ...params }) {
   }
 }
 
-/** The update that tells of `error`, if the same request would be refused again. */
-export function refusalOf({ status, message }) {
-  return REFUSALS.has(status) ? { phase: "refused", status, message } : null;
+/** The update that tells of `error`, if the server would refuse the same again, or no request can be made of an option. */
+export function refusalOf({ status, option, message }) {
+  return option || REFUSALS.has(status) ? { phase: "refused", status, option, message } : null;
 }
 
 async function share(params, ended, show) {
