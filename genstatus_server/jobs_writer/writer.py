@@ -8,6 +8,7 @@ from datetime import date
 from inspect import iscoroutinefunction
 from typing import Any, Final, Self
 
+import bson
 from pymongo import ReadPreference, ReturnDocument, WriteConcern
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -74,7 +75,9 @@ class JobsWriter:
         self._given_s3 = s3
         self._lock = threading.Lock()
         self._is_checked = False
-        self._passed_over: dict[object, float] = {}
+        #: The `_id`s that validators refuse, and how long each is skipped. They may be documents, so they are keyed by
+        #: their bytes.
+        self._passed_over: dict[bytes, tuple[object, float]] = {}
 
     def request(
         self, submission_id: int, file_type: str, start: date | None = None, end: date | None = None
@@ -197,7 +200,8 @@ class JobsWriter:
 
     def _take(self, claim: Callable[..., Change], lease: Lease, file_types: Sequence[str]) -> Document | None:
         now = time.monotonic()
-        passed_over = [job_id for job_id, until in self._passed_over.items() if until > now]
+        skipped = list(self._passed_over.values())  # A copy: other threads add to it.
+        passed_over = [job_id for job_id, until in skipped if until > now]
         change = claim(lease, file_types, passed_over)
         try:
             return self._change(change, sort=changes.OLDEST_FIRST)
@@ -215,9 +219,10 @@ class JobsWriter:
             except OperationFailure as error:
                 if error.code != _REFUSED_BY_VALIDATOR:
                     raise
-                if job_id not in self._passed_over:
+                key = bson.encode({"_id": job_id})
+                if key not in self._passed_over:
                     _log.error("job %r is passed over: the validator refuses it; genstatus init-db lists such", job_id)
-                self._passed_over[job_id] = time.monotonic() + _PASS_OVER_SECONDS
+                self._passed_over[key] = job_id, time.monotonic() + _PASS_OVER_SECONDS
             else:
                 if found is not None:
                     return found

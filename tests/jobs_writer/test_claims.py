@@ -11,6 +11,7 @@ from typing import Any
 import pymongo
 import pytest
 from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
 
 from genstatus_server.jobs_writer import GenerationInvalid, JobsWriter
 from genstatus_server.jobs_writer.watch import JobWatch
@@ -139,6 +140,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
 OLD: dict[str, Document] = {
     "dates of a file without": {"_id": 1, "submission_id": 9, "file_type": "E", "start": DATE},
     "an id that is text": {"_id": "abc", "submission_id": 9, "file_type": "E"},
+    "an id that is a document": {"_id": {"a": 1}, "submission_id": 9, "file_type": "E"},
+    "an id that is a decimal": {"_id": Decimal128("1.5"), "submission_id": 9, "file_type": "E"},
+    "an id that is not equal to itself": {"_id": float("nan"), "submission_id": 9, "file_type": "E"},
     "a submission that is text": {"_id": 1, "submission_id": "x", "file_type": "E"},
     "a time that is text": {"_id": 1, "submission_id": 9, "file_type": "D1", "end": "today"},
     "a time after the year 9999": {"_id": 1, "submission_id": 9, "file_type": "D1", "end": DatetimeMS(253402300800000)},
