@@ -31,7 +31,7 @@ from genstatus_server.jobs_writer.outage import NoBucket, Outage, is_of_the_file
 from genstatus_server.jobs_writer.s3 import Source, checked_place
 from genstatus_server.jobs_writer.terms import JobEvent, OnEvent, Terms, is_integer, report
 from genstatus_server.jobs_writer.transfer import Progress, upload
-from genstatus_server.model.jobs import DEFAULT_FAILURE, LARGEST_ID
+from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES, LARGEST_ID, whole_number
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
@@ -80,6 +80,8 @@ class JobHandle(JobBase):
         self.job_id = _whole(document, "_id")
         self.submission_id = _whole(document, "submission_id")
         self.file_type = document["file_type"]
+        if self.file_type not in FILE_TYPES:  # A query for a file type also finds arrays.
+            raise ValueError("file_type is no file type")
         self.start_date, self.end_date = _time(document, "start"), _time(document, "end")
         self.generation, self.attempt = _whole(document, "generation", 0), _whole(document, "attempts", 0)
         self._tools = tools
@@ -296,12 +298,12 @@ class JobHandle(JobBase):
 
 
 def _whole(document: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """The integer `name`, which may be stored as a whole double."""
+    """The integer `name` of 64 bits, which may be stored as a whole double."""
     value = document.get(name)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    number = default if value is None else whole_number(value)
+    if number is None:
         raise ValueError(f"{name} is no integer")
-    return int(value)
+    return number
 
 
 def _time(document: Mapping[str, Any], name: str) -> datetime | None:

@@ -22,7 +22,7 @@ from genstatus_server.jobs_writer.outage import Outage
 from genstatus_server.jobs_writer.s3 import s3_client
 from genstatus_server.jobs_writer.terms import OnEvent, Terms, checked_request
 from genstatus_server.jobs_writer.watch import Idle
-from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES
+from genstatus_server.model.jobs import DEFAULT_FAILURE, FILE_TYPES, LARGEST_ID
 
 _log = logging.getLogger("genstatus_server.jobs_writer")
 
@@ -236,7 +236,8 @@ class JobsWriter:
         try:
             return self._change(changes.insert(int((counter or {})["last"]), requested), upsert=True)
         except DuplicateKeyError:
-            highest = self._jobs.find_one({"_id": {"$type": "number"}}, sort=[("_id", -1)], projection=["_id"])
+            numbers = {"$type": ["int", "long", "double"], "$lte": LARGEST_ID}
+            highest = self._jobs.find_one({"_id": numbers}, sort=[("_id", -1)], projection=["_id"])
             self._counters.update_one(*changes.raise_job_id(int(highest["_id"]) if highest else 0))
             return None
 

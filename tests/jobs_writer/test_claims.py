@@ -22,6 +22,7 @@ from tests.support.replica_set import running_node
 pytestmark = pytest.mark.one_python
 
 DATE = datetime(2026, 7, 1, tzinfo=UTC)
+INFINITY = float("inf")
 
 
 async def test_work_goes_on_after_a_job_that_failed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,8 +147,17 @@ OLD: dict[str, Document] = {
     "a submission that is text": {"_id": 1, "submission_id": "x", "file_type": "E"},
     "a time that is text": {"_id": 1, "submission_id": 9, "file_type": "D1", "end": "today"},
     "a time after the year 9999": {"_id": 1, "submission_id": 9, "file_type": "D1", "end": DatetimeMS(253402300800000)},
+    "an infinite id": {"_id": INFINITY, "submission_id": 9, "file_type": "E"},
+    "an infinite submission": {"_id": 1, "submission_id": -INFINITY, "file_type": "E"},
+    "a submission of more than 64 bits": {"_id": 1, "submission_id": 1e300, "file_type": "E"},
+    "an infinite generation": {"_id": 1, "submission_id": 9, "file_type": "D1", "generation": INFINITY},
+    "infinite attempts": {"_id": 1, "submission_id": 9, "file_type": "D1", "attempts": INFINITY},
+    "several file types": {"_id": 1, "submission_id": 9, "file_type": ["E", "F"]},
     "half a generation": {"_id": 1, "submission_id": 9, "file_type": "D1", "generation": 0.5},
 }
+
+#: Those that the validators accept nevertheless.
+ACCEPTED = {"a time after the year 9999", "a submission of more than 64 bits"}
 
 
 @pytest.fixture
@@ -158,7 +168,7 @@ def unvalidated(initialized: Database) -> Iterator[Database]:
     initialized.command({"collMod": "jobs", "validationLevel": "strict"})
 
 
-@pytest.mark.parametrize("old", [name for name in OLD if name != "a time after the year 9999"])
+@pytest.mark.parametrize("old", [name for name in OLD if name not in ACCEPTED])
 def test_job_that_validators_refuse_is_passed_over_and_logged_once(
     unvalidated: Database, mongodb_uri: str, caplog: pytest.LogCaptureFixture, old: str
 ) -> None:
@@ -191,6 +201,13 @@ def test_malformed_job_is_failed_without_validators(unvalidated: Database, old: 
         job.finish(key="F.csv")
     assert claimed == [7]
     assert jobs.count_documents({"status": "failed"}) == 1
+
+
+@pytest.mark.parametrize("largest", [INFINITY, Decimal128("1.5"), float("nan")])
+def test_request_finds_a_free_id_beside_strange_ids(unvalidated: Database, largest: object) -> None:
+    writer = JobsWriter(unvalidated)
+    unvalidated["jobs"].insert_many([{"_id": each, "submission_id": each} for each in (1, 2.0, largest)])
+    assert writer.request(5, "E").job_id == 3
 
 
 def test_attempts_and_generation_that_are_no_numbers_count_from_nothing(unvalidated: Database) -> None:
