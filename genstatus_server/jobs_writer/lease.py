@@ -54,12 +54,11 @@ class LeaseKeeper:
             raise self._lost()
 
     def write(self, change: Change) -> None:
-        """Make `change`. Raises `LeaseLost`.
+        """Make `change`. Raises `LeaseLost`, and sends nothing once the lease has ended.
 
-        Where MongoDB does not say whether it was made, the same change is sent again, until the lease ends.
+        Where MongoDB does not say whether it was made, the same change is sent again, until then.
         """
-        if not self.is_of_this_process:
-            raise self._lost()
+        self.check()
         is_made, is_repeated = None, False
         while is_made is None:
             try:
@@ -67,11 +66,11 @@ class LeaseKeeper:
             except PyMongoError as error:
                 if not is_passing(error):
                     raise
+                time.sleep(jittered(_RETRY_PAUSE))
                 if time.monotonic() >= self._ends:
                     raise self._lost("; whether it was changed is not known") from error
                 _log.warning("job %s: %s; trying again", self._job_id, type(error).__name__)
                 is_repeated = True
-                time.sleep(jittered(_RETRY_PAUSE))
         if not is_made:
             self._is_lost = True
             self.stop()

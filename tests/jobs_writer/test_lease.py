@@ -1,6 +1,7 @@
 """Leases: who holds a job, for how long, and how a worker knows; real mongods that answer late, wrong or not at all."""
 
 # A block that ends in an exception is what is tested.
+# ruff: noqa: PT012
 
 import asyncio
 import io
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pymongo
@@ -119,7 +121,7 @@ async def test_job_that_is_interrupted_too_often_is_given_up(bench: Bench) -> No
 
 
 async def test_heartbeat_prolongs_the_lease_and_nothing_else(bench: Bench) -> None:
-    job = await bench.make(lease_seconds=0.4).request(1, "E")
+    job = await bench.make(lease_seconds=4.0).request(1, "E")
     await job.start()
     before = bench.stored(job)
     await until(lambda: bench.stored(job)["lease"]["expires_at"] > before["lease"]["expires_at"])
@@ -139,12 +141,66 @@ async def test_heartbeat_finds_out_that_the_lease_is_lost(bench: Bench) -> None:
     stop_heartbeat(job)
 
 
+STEPS: dict[str, Callable[[Any], Any]] = {
+    "upload": lambda job: job.upload(io.BytesIO(b"late")),
+    "finish": lambda job: job.finish(key="E.csv"),
+    "fail": lambda job: job.fail("No data"),
+    "invalid": lambda job: job.invalid("No such days"),
+    "release": lambda job: job.release(),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_no_step_writes_after_the_end_of_the_lease(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Although nobody has taken the job over. A clock that is set on, as if no heartbeat had come through."""
+    job = await bench.make(lease_seconds=60.0).request(1, "E")
+    await job.start()
+    before = bench.stored(job)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60, sleep=time.sleep)
+    monkeypatch.setattr("genstatus_server.jobs_writer.lease.time", later)
+    assert is_lost(job)
+    with pytest.raises(LeaseLost, match="nothing was changed"):
+        await STEPS[step](job)
+    assert bench.stored(job) == before
+    monkeypatch.undo()
+    await job.release()
+
+
+async def test_block_that_ends_after_its_lease_writes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60, sleep=time.sleep)
+    with pytest.raises(ZeroDivisionError):
+        async with await bench.make(lease_seconds=60.0).request(1, "E") as job:
+            before = bench.stored(job)
+            monkeypatch.setattr("genstatus_server.jobs_writer.lease.time", later)
+            raise ZeroDivisionError
+    assert bench.stored(job) == before
+
+
+def test_change_is_not_tried_again_after_the_end_of_the_lease(
+    worker: Database, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trap: the pause between two tries led past the end."""
+    job = JobsWriter(worker, lease_seconds=3600).request(1, "E")
+    job.start()
+    passed = [0.0]
+    clock = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + passed[0], sleep=lambda _: passed.__setitem__(0, 3600.0)
+    )
+    monkeypatch.setattr("genstatus_server.jobs_writer.lease.time", clock)
+    with failing(jobs, 1, "update", errorCode=112), pytest.raises(LeaseLost, match="not known"):
+        job.fail("No data")
+    assert jobs.find_one({})["status"] == "running"
+    stop_heartbeat(job)
+
+
 @pytest.mark.parametrize("error", [AutoReconnect("secret address"), RuntimeError("secret: can't start new thread")])
 async def test_heartbeat_outlives_any_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     """A mock: neither error can be provoked in a heartbeat alone."""
-    job = await bench.make(lease_seconds=0.4).request(1, "E")
+    job = await bench.make(lease_seconds=2.0).request(1, "E")
     await job.start()
 
     def fail(_change: object) -> bool:
@@ -169,7 +225,7 @@ def is_lost(job: Any) -> bool:
 
 @pytest.mark.parametrize("bench", ["asyncio"], indirect=True)
 async def test_heartbeat_goes_on_while_the_loop_is_blocked(bench: Bench) -> None:
-    writer = bench.make(lease_seconds=1.0)
+    writer = bench.make(lease_seconds=2.0)
     await writer.request(1, "E")
     async with await bench.claimed(writer) as job:
         ends: set[object] = set()
