@@ -5,7 +5,6 @@ A part has at least 5 MiB but for the last one, and there are at most 10,000.
 
 import itertools
 import os
-import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,8 +15,8 @@ from typing import Any, BinaryIO, Final
 from weakref import WeakSet
 
 from genstatus_server.jobs_writer.changes import File
+from genstatus_server.model.jobs import BUCKET, BUCKET_TEXT
 
-_BUCKET: Final = re.compile(r"[a-zA-Z0-9.\-_]{3,255}|arn:[^:\s]+:s3[a-z-]*:[^:\s]*:[^:\s]*:\S+")
 _LONGEST_KEY: Final = 1024
 #: What an upload sets itself.
 _OWN_ARGS: Final = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "MultipartUpload", "UploadId"})
@@ -56,9 +55,9 @@ def s3_client(region: str | None = None, endpoint_url: str | None = None, **opti
 
 
 def checked_bucket(bucket: str) -> str:
-    """The name of a bucket, or the ARN of an access point. Raises ValueError for anything else."""
-    if not _BUCKET.fullmatch(bucket):
-        raise ValueError(f"bucket must be a bucket's name or an access point's ARN, not {bucket!r}")
+    """A bucket for which the server can sign URLs. Raises ValueError for anything else."""
+    if not BUCKET.fullmatch(bucket):
+        raise ValueError(f"bucket must be {BUCKET_TEXT}, not {bucket!r}")
     return bucket
 
 

@@ -28,6 +28,8 @@ BUCKET: Final = re.compile(
     r"|arn:aws[a-z-]*:s3(-object-lambda)?:[a-z0-9-]+:[0-9]{12}:accesspoint[/:][a-zA-Z0-9.-]{1,63}"
     r"|arn:aws[a-z-]*:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[/:][a-zA-Z0-9-]{1,63}[/:]accesspoint[/:][a-zA-Z0-9-]{1,63}"
 )
+#: The same in words.
+BUCKET_TEXT: Final = "a bucket's name or an access point's ARN (no directory bucket, none of several regions)"
 
 #: The types of the fields; `int` stands for any whole number. `submission_id` and `file_type` are only checked: a query
 #: for a job also finds arrays.

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from genstatus_server.model.jobs import BUCKET
+from genstatus_server.model.jobs import BUCKET, BUCKET_TEXT
 from genstatus_server.settings import kinds
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -90,9 +90,7 @@ class Settings:
     )
     s3_bucket: str | None = _option(
         None,
-        kinds.matching(
-            "BUCKET", BUCKET, "a bucket's name or an access point's ARN (no directory bucket, none of several regions)"
-        ),
+        kinds.matching("BUCKET", BUCKET, BUCKET_TEXT),
         "Bucket of the files whose job names no bucket.",
     )
     s3_region: str | None = _option(

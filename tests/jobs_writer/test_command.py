@@ -145,6 +145,8 @@ def test_worker_run_replaces_a_process_that_dies(
     [
         ("--uri=mongodb://", "--uri: Must provide at least one hostname"),
         ("--bucket=a bucket", "bucket must be"),
+        ("--bucket=b--use1-az4--x-s3", "bucket must be"),
+        ("--bucket=arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "bucket must be"),
         ("--lease-seconds=1e12", "lease"),
         ("--lease-seconds=0.5", "--lease-seconds"),
         ("--processes=0", "--processes"),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from genstatus_server.demo.embedded.s3 import running_s3
-from genstatus_server.jobs_writer import JobsWriter, LeaseLost
+from genstatus_server.jobs_writer import AsyncJobsWriter, JobsWriter, LeaseLost
 from genstatus_server.jobs_writer import s3_client as own_client
 from genstatus_server.jobs_writer.aio import in_thread
 from genstatus_server.jobs_writer.outage import NotFromS3
@@ -185,6 +185,33 @@ def test_finish_refuses_an_invalid_bucket_or_key(
 ) -> None:
     with pytest.raises(ValueError, match=r"bucket|key|surrogates"):
         JobsWriter(initialized, bucket=bucket).request(1, "E").finish(key=key)
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "b--use1-az4--x-s3",
+        "b--use1-az4--xa-s3",
+        "arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap",
+        "arn:aws:s3:::mybucket",
+        "arn:aws:s3:us-east-1:123456789012:bucket/x",
+    ],
+)
+def test_bucket_that_the_server_cannot_sign_for_is_refused(
+    initialized: "Database[dict[str, Any]]", s3_client: Any, bucket: str
+) -> None:
+    """The trap: the file was stored, and callers got `failed`."""
+    for writer in (JobsWriter, AsyncJobsWriter):
+        with pytest.raises(ValueError, match="bucket must be"):
+            writer(initialized, bucket=bucket)
+    with pytest.raises(ValueError, match="bucket must be"):
+        checked_place(bucket, "a")
+    job = JobsWriter(initialized, bucket="reports", s3=s3_client).request(1, "E")
+    job.start()
+    for use in (lambda: job.upload(io.BytesIO(b"a"), bucket=bucket), lambda: job.finish(bucket=bucket, key="a")):
+        with pytest.raises(ValueError, match="bucket must be"):
+            use()
+    job.release()
 
 
 class Away(Exception):
