@@ -255,7 +255,7 @@ class Claims:
     """The claims of one worker. Call `next`. If it returns None, sleep as `idle.slices()` says and call it again."""
 
     def __init__(self, writer: JobsWriter, file_types: Sequence[str] | None, poll_seconds: float) -> None:
-        self.idle = Idle(writer.jobs, poll_seconds, writer.terms.lease_seconds)
+        self.idle = Idle(writer.jobs, poll_seconds, writer.terms.lease_seconds, file_types)
         self._writer, self._file_types = writer, file_types
         self._lease = writer.terms.new_lease()
         self._has_worked = self._is_repeated = False

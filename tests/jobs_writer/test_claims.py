@@ -92,6 +92,44 @@ def test_idle_workers_cost_mongod_a_few_operations(tmp_path: Path) -> None:
         assert rate < 10  # The monitoring of one client is some 0.3 of it.
 
 
+def test_idle_workers_are_not_woken_by_jobs_of_other_types(tmp_path: Path) -> None:
+    """Neither by new jobs, nor by those that are requested again or given back."""
+    with running_node(tmp_path, "rs0") as node, pymongo.MongoClient[Document](node.uri) as client:
+        client.admin.command("replSetInitiate")
+        wait_for(lambda: client.admin.command("hello")["isWritablePrimary"])
+        list(initialize(node.uri, "genstatus"))
+        database, stop, claimed = client["genstatus"], threading.Event(), list[int]()
+        writer = JobsWriter(database, lease_seconds=3600)
+
+        def work() -> None:
+            for job in JobsWriter(database).claims(["E"], stop=stop):
+                claimed.append(job.submission_id)
+                job.finish(key="E.csv")
+
+        workers = [threading.Thread(target=work) for _ in range(20)]
+        for worker in workers:
+            worker.start()
+        wait_until_idle(database["jobs"])
+        before = claims_of(client)
+        for submission_id in range(1, 51):
+            writer.request(submission_id, "D1").start()
+            writer.request(submission_id, "D1")
+        writer.request(1, "E")
+        wait_for(lambda: claimed == [1])
+        by_others = claims_of(client) - before - 50 * 5
+        writer.request(1, "E")
+        wait_for(lambda: claimed == [1, 1])
+        stop.set()
+        for worker in workers:
+            worker.join(60)
+        assert by_others < 150  # Two of each worker that the job of E has woken, and of one that was idle for long.
+
+
+def claims_of(client: Any) -> int:
+    latencies = client.admin.command("serverStatus")["metrics"]["commands"]["findAndModify"]
+    return int(latencies["total"])
+
+
 def wait_until_idle(jobs: Any) -> None:
     """All have claimed once more after their streams were open."""
     deadline = time.monotonic() + 60
