@@ -17,6 +17,8 @@ from weakref import WeakSet
 from genstatus_server.jobs_writer.changes import File
 from genstatus_server.model.jobs import BUCKET, BUCKET_TEXT
 
+#: The setting of boto3's that says when a checksum is sent.
+_CHECKSUM: Final = "request_checksum_calculation"
 _LONGEST_KEY: Final = 1024
 #: What an upload sets itself.
 _OWN_ARGS: Final = frozenset({"Bucket", "Key", "Body", "ContentLength", "ContentMD5", "MultipartUpload", "UploadId"})
@@ -35,23 +37,32 @@ def s3_client(region: str | None = None, endpoint_url: str | None = None, **opti
     """A client of boto3's; credentials, and what is not given, come from the AWS chain.
 
     It signs with Signature V4. On an endpoint that is not AWS's own, by `endpoint_url` or by the AWS configuration
-    (AWS_ENDPOINT_URL_S3), it addresses buckets as paths and sends checksums only where S3 demands them. `options`
-    are those of botocore's Config, such as timeouts.
+    (AWS_ENDPOINT_URL_S3), it addresses buckets as paths and sends checksums only where S3 demands them, unless the AWS
+    configuration says otherwise. `options` are those of botocore's Config, such as timeouts.
     """
     import boto3  # noqa: PLC0415 - of the extra `worker`, which a caller with an own client does not need
+    import botocore.session  # noqa: PLC0415 - the same
     from botocore.config import Config  # noqa: PLC0415 - the same
 
-    session = boto3.session.Session()  # Not boto3's default one, which keeps the credentials that it found first.
+    # Not boto3's default one, which keeps the credentials that it found first.
+    configuration = botocore.session.get_session()
+    session = boto3.session.Session(botocore_session=configuration)
 
     def made(**settings: Any) -> Any:
-        config = Config(**({"signature_version": "s3v4"} | settings | options))
+        config = Config(**({"signature_version": "s3v4"} | options | settings))
         return session.client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
     client = made()
     if client.meta.endpoint_url == made(ignore_configured_endpoint_urls=True).meta.endpoint_url and not endpoint_url:
         return client
-    # Over TLS boto3 sends a checksum after the body, in a form that many S3-compatible servers do not know.
-    return made(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    settings: dict[str, Any] = {}
+    if (client.meta.config.s3 or {}).get("addressing_style", "auto") == "auto":
+        settings["s3"] = (options.get("s3") or {}) | {"addressing_style": "path"}
+    configured = os.environ.get(f"AWS_{_CHECKSUM.upper()}") or configuration.get_scoped_config().get(_CHECKSUM)
+    if not (configured or options.get(_CHECKSUM)):
+        # Over TLS boto3 sends a checksum after the body, in a form that many S3-compatible servers do not know.
+        settings[_CHECKSUM] = "when_required"
+    return made(**settings)
 
 
 def checked_bucket(bucket: str) -> str:

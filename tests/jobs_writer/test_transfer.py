@@ -285,6 +285,69 @@ def test_s3_client_respects_an_endpoint_of_the_aws_configuration(
         assert client.meta.config.request_checksum_calculation == "when_supported"
 
 
+@pytest.fixture
+def configured(tmp_path: Path, keys: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Writes the AWS configuration, of a custom endpoint."""
+
+    def configure(lines: str) -> None:
+        (tmp_path / "config").write_text(f"[profile reports]\nendpoint_url = https://storage.example.org\n{lines}")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_PROFILE", "reports")
+
+    return configure
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "host"),
+    [
+        ("", {}, "storage.example.org/reports/"),
+        ("s3 =\n  addressing_style = virtual", {}, "reports.storage.example.org/"),
+        ("s3 =\n  addressing_style = path", {}, "storage.example.org/reports/"),
+        ("s3 =\n  addressing_style = auto", {}, "storage.example.org/reports/"),
+        ("s3 =\n  payload_signing_enabled = true", {}, "storage.example.org/reports/"),
+        ("", {"s3": {"payload_signing_enabled": True}}, "storage.example.org/reports/"),
+        ("s3 =\n  addressing_style = path", {"s3": {"addressing_style": "virtual"}}, "reports.storage.example.org/"),
+    ],
+)
+def test_s3_client_addresses_buckets_as_configured(
+    configured: Callable[[str], None], lines: str, options: dict[str, Any], host: str
+) -> None:
+    configured(lines)
+    with closing(own_client(**options)) as client:
+        url = client.generate_presigned_url("get_object", Params={"Bucket": "reports", "Key": "a"})
+        assert url.startswith(f"https://{host}a?")
+        assert "AWS4-HMAC-SHA256" in url
+        if "payload" in f"{lines}{options}":
+            assert client.meta.config.s3["payload_signing_enabled"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "variable", "options", "expected"),
+    [
+        ("", None, {}, "when_required"),
+        ("request_checksum_calculation = when_supported", None, {}, "when_supported"),
+        ("", "when_supported", {}, "when_supported"),
+        ("", "WHEN_SUPPORTED", {}, "when_supported"),
+        ("request_checksum_calculation = when_supported", "when_required", {}, "when_required"),
+        ("", "when_required", {"request_checksum_calculation": "when_supported"}, "when_supported"),
+    ],
+)
+def test_s3_client_sends_checksums_as_configured(
+    configured: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    lines: str,
+    variable: str | None,
+    options: dict[str, Any],
+    expected: str,
+) -> None:
+    configured(lines)
+    if variable:
+        monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", variable)
+    for endpoint_url in (None, "https://other.example.org"):
+        with closing(own_client(endpoint_url=endpoint_url, **options)) as client:
+            assert client.meta.config.request_checksum_calculation == expected
+
+
 def test_upload_removes_its_parts_when_its_lease_is_lost(
     s3: S3, s3_client: Any, initialized: "Database[dict[str, Any]]"
 ) -> None:
