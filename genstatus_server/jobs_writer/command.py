@@ -72,8 +72,8 @@ def worker() -> None:
 def run(processes: int, file_types: Sequence[str], **options: Any) -> None:
     """Call FUNCTION with each job, in as many processes as you like. It may be a coroutine function.
 
-    SIGTERM and Ctrl-C let each process finish the job in hand; a second one gives the jobs back. A process that dies
-    is replaced.
+    SIGTERM, SIGHUP and Ctrl-C let each process finish the job in hand; a second SIGTERM or Ctrl-C gives the jobs back.
+    A process that dies is replaced.
     """
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - an entry of sys.path is text
     _log_to_stderr()
@@ -107,6 +107,11 @@ class _Supervisor:
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._count_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As `nohup` leaves it.
+            signal.signal(signal.SIGHUP, self._drain)
+        for number in (_DRAIN, _GIVE_BACK):
+            # Not SIG_IGN, which the processes would inherit: they would miss a stop while they start.
+            signal.signal(number, lambda *_: None)
         while not self._stops or any(slot.is_alive for slot in self._slots):
             for slot in self._slots:
                 self._tend(slot)
@@ -132,6 +137,10 @@ class _Supervisor:
             os.kill(slot.process.pid, _DRAIN if stops == 1 else _GIVE_BACK)
             slot.stops = stops
 
+    def _drain(self, *_: object) -> None:
+        # Never the second stop: a terminal that is closed and its shell may each send a SIGHUP.
+        self._stops = max(self._stops, 1)
+
     def _count_stop(self, *_: object) -> None:
         # Only count: this signal handler may interrupt `is_alive` after it reaped a process, before it recorded that.
         self._stops += 1
@@ -142,7 +151,7 @@ def work(options: Options) -> None:
     stop = _Stop()
     signal.signal(_DRAIN, stop.on_signal)
     signal.signal(_GIVE_BACK, stop.on_signal)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     _log_to_stderr()

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ GENERATE = """
 
 @contextmanager
 def running(
-    folder: Path, uri: str, name: str, s3: S3, *arguments: str, source: str = GENERATE
+    folder: Path, uri: str, name: str, s3: S3, *arguments: str, source: str = GENERATE, prefix: Sequence[str] = ()
 ) -> Iterator["subprocess.Popen[bytes]"]:
     (folder / "mine.py").write_text(textwrap.dedent(source))
     environment = {
@@ -57,7 +57,9 @@ def running(
     }
     command = [sys.executable, "-m", "genstatus_server", "worker", "run", *arguments]
     command += ["--database", name, "--bucket", s3.bucket]
-    with subprocess.Popen(command, cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*prefix, *command], cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE, process_group=0
+    ) as process:
         try:
             yield process
         finally:
@@ -93,6 +95,75 @@ def test_worker_run_drains_and_gives_back(
     assert (found["status"], found["attempts"]) == ("waiting", 0)
     assert b"released: job " in log
     assert b"finished: job " in log
+
+
+#: A job that goes on until it is told to end.
+PATIENT = """
+    import asyncio, pathlib, time
+
+    def generate(job):
+        pathlib.Path("began").touch()
+        while not pathlib.Path("go").exists():
+            time.sleep(0.05)
+        job.finish(key="E.csv")
+
+    async def generate_async(job):
+        pathlib.Path("began").touch()
+        while not pathlib.Path("go").exists():
+            await asyncio.sleep(0.05)
+        await job.finish(key="E.csv")
+"""
+
+
+@pytest.mark.parametrize("function", ["generate", "generate_async"])
+@pytest.mark.parametrize("to_group", [False, True], ids=["parent", "group"])
+def test_worker_run_drains_at_sighup(
+    mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path, function: str, *, to_group: bool
+) -> None:
+    """Also where it comes twice, as from a terminal and its shell: the job is not given back."""
+    JobsWriter(initialized).request(1, "E")
+    arguments = (f"mine:{function}", "--processes=2")
+    with running(tmp_path, mongodb_uri, initialized.name, s3, *arguments, source=PATIENT) as process:
+        wait_until((tmp_path / "began").exists, seconds=SECONDS)
+        before = children(process.pid)
+        for _ in range(2):
+            os.kill(-process.pid if to_group else process.pid, signal.SIGHUP)
+            wait_until(lambda: len(children(process.pid)) < len(before), seconds=SECONDS)  # The idle one ends.
+        assert process.poll() is None
+        (tmp_path / "go").touch()
+        _, log = process.communicate(timeout=SECONDS)
+    assert (process.returncode, b"Traceback" in log) == (0, False)
+    found = initialized["jobs"].find_one({}) or {}
+    assert (found["status"], found["attempts"]) == ("finished", 1)
+
+
+def children(pid: int) -> list[str]:
+    """The worker processes of `worker run`."""
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for each in pids if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+
+
+def test_worker_run_goes_on_after_signals_that_are_not_for_it(
+    mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path
+) -> None:
+    """SIGUSR1 and SIGUSR2, and the SIGHUP that nohup has ignored. A stop reaches its processes all the same."""
+    JobsWriter(initialized).request(1, "E")
+    with running(
+        tmp_path, mongodb_uri, initialized.name, s3, "mine:generate", source=PATIENT, prefix=["nohup"]
+    ) as process:
+        wait_until((tmp_path / "began").exists, seconds=SECONDS)
+        before = children(process.pid)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            process.send_signal(number)
+        os.kill(-process.pid, signal.SIGHUP)
+        (tmp_path / "go").touch()
+        wait_until(lambda: initialized["jobs"].count_documents({"status": "finished"}) == 1, seconds=SECONDS)
+        JobsWriter(initialized).request(2, "E")
+        wait_until(lambda: initialized["jobs"].count_documents({"status": "finished"}) == 2, seconds=SECONDS)
+        assert children(process.pid) == before
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
 
 
 STOP_AT_A_DEATH = """
