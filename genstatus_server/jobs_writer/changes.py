@@ -28,7 +28,7 @@ CODEC: Final[CodecOptions[Document]] = CodecOptions(
 #: Oldest first. A job that another program wrote without saying when comes before all.
 OLDEST_FIRST: Final = [("requested_at", 1), ("_id", 1)]
 
-#: Lets the index on leases be used.
+#: Lets the index on leases be used, with a file type.
 _LEASED: Final[Document] = {"lease.expires_at": {"$type": "date"}}
 
 _NEW_JOB_ID: Final = {"_id": JOBS}
@@ -115,9 +115,9 @@ def claim_one(claim: Change, job_id: object) -> Change:
     return Change({"$and": [{"_id": job_id}, claim.filter]}, claim.update)
 
 
-def confirm_claim(lease: Lease) -> Change:
+def confirm_claim(lease: Lease, file_types: Sequence[str]) -> Change:
     """Find and prolong what was claimed by `lease`, where the answer to the claim was lost."""
-    return Change(_LEASED | {"lease.token": lease.token}, _prolonged(lease))
+    return Change(_LEASED | _candidates(file_types) | {"lease.token": lease.token}, _prolonged(lease))
 
 
 def start(job_id: int, generation: int, lease: Lease) -> Change:
@@ -236,7 +236,7 @@ def _prolonged(lease: Lease) -> list[Document]:
     return [{"$set": {"lease.expires_at": _lease_end(lease)}}]
 
 
-def _candidates(file_types: Sequence[str], passed_over: Sequence[object]) -> Document:
+def _candidates(file_types: Sequence[str], passed_over: Sequence[object] = ()) -> Document:
     others = {"_id": {"$nin": list(passed_over)}} if passed_over else {}
     return {"file_type": {"$in": list(file_types)}, **others}
 

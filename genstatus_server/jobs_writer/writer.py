@@ -162,7 +162,7 @@ class JobsWriter:
         while True:
             began = time.monotonic()
             found = (
-                (self._change(changes.confirm_claim(lease)) if is_repeated else None)
+                (self._change(changes.confirm_claim(lease, types)) if is_repeated else None)
                 or self._take(changes.claim_lapsed, lease, types)
                 or self._take(changes.claim_waiting, lease, types)
             )

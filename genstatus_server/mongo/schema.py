@@ -172,7 +172,11 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
             [("file_type", 1), ("status", 1), *OLDEST_FIRST],
             {"partialFilterExpression": {"status": "waiting"}},
         ),
-        Index("lease", [("lease.expires_at", 1)], {"partialFilterExpression": {"lease.expires_at": {"$type": "date"}}}),
+        Index(
+            "lease_of_type",
+            [("file_type", 1), ("lease.expires_at", 1)],
+            {"partialFilterExpression": {"lease.expires_at": {"$type": "date"}}},
+        ),
     ),
     COUNTERS: (),
     SUBMISSIONS: (),

@@ -221,6 +221,29 @@ def test_claims_examine_one_document(initialized: "pymongo.database.Database[dic
             assert plan["executionStats"]["totalKeysExamined"] <= 10
 
 
+@pytest.mark.parametrize("is_upgraded", [False, True])
+def test_claims_examine_no_lapsed_lease_of_another_type(
+    initialized: "pymongo.database.Database[dict[str, Any]]", *, is_upgraded: bool
+) -> None:
+    """Also beside the index of an earlier edition, which is by the lease's end alone."""
+    jobs, writer = initialized["jobs"], JobsWriter(initialized)
+    lease = writer.terms.new_lease()
+    held = {"status": "running", "lease": {"token": "gone", "expires_at": datetime(2026, 7, 1, tzinfo=UTC)}}
+    jobs.insert_many([{"_id": number, "submission_id": number, "file_type": "D1"} | held for number in range(1, 200)])
+    if is_upgraded:
+        partial = {"lease.expires_at": {"$type": "date"}}
+        jobs.create_index([("lease.expires_at", 1)], name="lease", partialFilterExpression=partial)
+    try:
+        lapsed = jobs.find(changes.claim_lapsed(lease, ["E"]).filter).sort(changes.OLDEST_FIRST).limit(1).explain()
+        claimed = jobs.find(changes.confirm_claim(lease, ["E"]).filter).limit(1).explain()
+    finally:
+        if is_upgraded:
+            jobs.drop_index("lease")
+    for plan in (lapsed, claimed):
+        assert plan["executionStats"]["totalDocsExamined"] == 0
+        assert plan["executionStats"]["totalKeysExamined"] <= 1
+
+
 async def test_claim_holds_the_job(bench: Bench) -> None:
     await bench.writer.request(1, "E")
     job = await bench.claimed()
