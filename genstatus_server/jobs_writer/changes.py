@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 
+from genstatus_server.model.jobs import LARGEST_ID
+
 Document = dict[str, Any]
 
 #: Where the server reads them.
@@ -74,7 +76,7 @@ def request(submission_id: int, file_type: str, start: datetime | None, end: dat
             {
                 "$set": {
                     "status": "waiting",
-                    "generation": {"$add": [_number("generation"), 1]},
+                    "generation": {"$add": [_count("generation"), 1]},
                     "updated_at": "$$NOW",
                     **dates,
                 }
@@ -226,6 +228,13 @@ def _held(job_id: int, lease: Lease) -> Document:
 def _number(field: str) -> Document:
     """The number in `field`, or 0 if the field is missing or no number."""
     return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", 0]}
+
+
+def _count(field: str) -> Document:
+    """The whole number in `field`, or 0 if there is none that can be counted on from."""
+    value = f"${field}"
+    is_count = {"$and": [{"$gte": [value, 0]}, {"$lt": [value, LARGEST_ID]}]}  # Of other types none is in between.
+    return {"$cond": [is_count, {"$toLong": value}, 0]}
 
 
 def _lease_end(lease: Lease) -> Document:

@@ -260,6 +260,14 @@ def test_attempts_and_generation_that_are_no_numbers_count_from_nothing(unvalida
     job.release()
 
 
+@pytest.mark.parametrize("generation", [INFINITY, -INFINITY, float("nan"), 1e300, 0.5, Decimal128("NaN"), [1]])
+def test_request_starts_a_generation_whatever_the_last_one_was(unvalidated: Database, generation: object) -> None:
+    unvalidated["jobs"].insert_one({"_id": 1, "submission_id": 9, "file_type": "E", "generation": generation})
+    writer = JobsWriter(unvalidated)
+    assert [writer.request(9, "E").generation for _ in range(2)] == [1, 2]
+    assert writer.request(8, "E").generation == 1
+
+
 def test_file_type_that_does_not_exist_is_logged_once(unvalidated: Database, caplog: pytest.LogCaptureFixture) -> None:
     unvalidated["jobs"].insert_one({"_id": 1, "submission_id": 9, "file_type": "A", "status": "waiting"})
     writer = JobsWriter(unvalidated)
