@@ -159,7 +159,7 @@ def work(options: Options) -> None:
     with MongoClient[dict[str, Any]](options.uri, appname="genstatus-worker") as client:
         terms: dict[str, Any] = {"bucket": options.bucket, "lease_seconds": options.lease_seconds}
         if is_coroutine_function(generate):
-            asyncio.run(_work_async(AsyncJobsWriter(client[options.database], **terms), generate, options))
+            asyncio.run(_work_async(AsyncJobsWriter(client[options.database], **terms), generate, options, stop))
         else:
             JobsWriter(client[options.database], **terms).work(generate, options.file_types, stop=stop)
 
@@ -189,7 +189,7 @@ class _Stop(threading.Event):
         return self.is_set()
 
 
-async def _work_async(writer: AsyncJobsWriter, generate: Callable[[Any], Any], options: Options) -> None:
+async def _work_async(writer: AsyncJobsWriter, generate: Callable[[Any], Any], options: Options, before: _Stop) -> None:
     stop, task = asyncio.Event(), asyncio.current_task()
 
     def give_back() -> None:
@@ -199,6 +199,8 @@ async def _work_async(writer: AsyncJobsWriter, generate: Callable[[Any], Any], o
 
     asyncio.get_running_loop().add_signal_handler(_DRAIN, stop.set)
     asyncio.get_running_loop().add_signal_handler(_GIVE_BACK, give_back)
+    if before.is_set():  # It came before these handlers.
+        stop.set()
     await writer.work(generate, options.file_types, stop=stop)
 
 

@@ -1,5 +1,6 @@
 """`genstatus worker run`, with real processes and signals."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from genstatus_server.cli import commands
 from genstatus_server.jobs_writer import JobsWriter
+from genstatus_server.jobs_writer.command import Options, work
 from tests.jobs_writer.conftest import Database
 from tests.support.embedded_processes import wait_until
 from tests.support.services import S3
@@ -135,6 +137,38 @@ def test_worker_run_drains_at_sighup(
     assert (process.returncode, b"Traceback" in log) == (0, False)
     found = initialized["jobs"].find_one({}) or {}
     assert (found["status"], found["attempts"]) == ("finished", 1)
+
+
+STOP_WHILE_IT_STARTS = """
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+    def generate(job):
+        pass
+
+    async def generate_async(job):
+        pass
+"""
+
+
+@pytest.mark.parametrize("function", ["generate", "generate_async"])
+def test_process_that_is_stopped_while_it_starts_ends(
+    mongodb_uri: str, initialized: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """The trap: asyncio's handlers took the place of those that had noted the stop."""
+    (tmp_path / "stops.py").write_text(textwrap.dedent(STOP_WHILE_IT_STARTS))
+    monkeypatch.syspath_prepend(tmp_path)
+    options = Options(f"stops:{function}", mongodb_uri, initialized.name, "reports", 60, None)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(options,))
+    process.start()
+    process.join(SECONDS)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+        process.join()
 
 
 def children(pid: int) -> list[str]:
