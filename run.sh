@@ -231,7 +231,7 @@ run_tests() {
     if ((!$#)); then
         # Tests wait, and so do installations: what one environment leaves of the processors another one takes.
         how=(run-parallel --parallel 3)
-        export SUITE_WORKERS=${SUITE_WORKERS:-4}
+        export SUITE_WORKERS=${SUITE_WORKERS:-3}
         say 'three environments at a time, the output of each when it is through; on one Python only: what pytest marks one_python'
     fi
     log=$(mktemp)

@@ -117,6 +117,7 @@ PATIENT = """
 """
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("function", ["generate", "generate_async"])
 @pytest.mark.parametrize("to_group", [False, True], ids=["parent", "group"])
 def test_worker_run_drains_at_sighup(
@@ -177,6 +178,7 @@ def children(pid: int) -> list[str]:
     return [each for each in pids if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
+@pytest.mark.one_python
 def test_worker_run_goes_on_after_signals_that_are_not_for_it(
     mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path
 ) -> None:
