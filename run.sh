@@ -162,7 +162,8 @@ choose_what_is_measured() {
     for environment in $({ pythons promised && pythons tried; } | sed 's/3\./py3/') lowest; do
         [[ $environment != "$measured" ]] || continue
         export "RUN_$environment=python"
-        (($#)) || export "SUITE_PART_$environment=--without-one-python"
+        # Two workers: the processors are the limit, and the run ends with the one that is measured.
+        (($#)) || export "SUITE_PART_$environment=--without-one-python -n 2"
     done
 }
 
@@ -231,7 +232,6 @@ run_tests() {
     if ((!$#)); then
         # Tests wait, and so do installations: what one environment leaves of the processors another one takes.
         how=(run-parallel --parallel 3)
-        export SUITE_WORKERS=${SUITE_WORKERS:-3}
         say 'three environments at a time, the output of each when it is through; on one Python only: what pytest marks one_python'
     fi
     log=$(mktemp)
