@@ -18,6 +18,7 @@ from genstatus_server.jobs_writer import JobsWriter
 from genstatus_server.jobs_writer.command import Options, work
 from tests.jobs_writer.conftest import Database
 from tests.support.embedded_processes import wait_until
+from tests.support.proc import children_of
 from tests.support.services import S3
 
 SECONDS = 90.0
@@ -172,10 +173,16 @@ def test_process_that_is_stopped_while_it_starts_ends(
         process.join()
 
 
-def children(pid: int) -> list[str]:
+def children(pid: int) -> list[int]:
     """The worker processes of `worker run`."""
-    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [each for each in pids if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    return [each for each in children_of(pid) if b"spawn_main" in command_line(each)]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # It has just ended.
+        return b""
 
 
 @pytest.mark.one_python
