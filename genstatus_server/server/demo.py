@@ -67,6 +67,7 @@ def _fill(settings: Settings, storage: Storage) -> None:
 
 def worker_environment(settings: Settings, storage: Storage) -> dict[str, str]:
     """The environment in which a worker works on the demo's MongoDB and S3."""
+    proxies = getproxies()
     environment = {
         "GENSTATUS_MONGODB_URI": settings.mongodb_uri,
         "GENSTATUS_MONGODB_DATABASE": settings.mongodb_database,
@@ -78,7 +79,7 @@ def worker_environment(settings: Settings, storage: Storage) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": storage.access_key,
         "AWS_SECRET_ACCESS_KEY": storage.secret_key,
         # The other terminal has a proxy where this one has; no proxy reaches this machine's loopback.
-        "no_proxy": ",".join([getproxies().get("no", ""), "127.0.0.1"]) if getproxies() else None,
+        "no_proxy": ",".join(filter(None, [proxies.get("no"), "127.0.0.1"])) if proxies else None,
     }
     return {name: value for name, value in environment.items() if value}
 

@@ -4,6 +4,7 @@ import asyncio
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import BrowserContext, Download, Route, expect
@@ -304,16 +305,22 @@ async def test_page_recovers_from_a_kept_token_that_cannot_be_sent(open_page: Op
     await page.says("D1", "Never requested")
 
 
-async def test_page_requests_an_expired_url_again(
-    open_page: OpenPage, world: World, s3: S3, observed: Observed
-) -> None:
-    upload(s3, "1/D1.csv", b"first")
+async def open_on_a_finished_file(open_page: OpenPage, world: World, **fields: Any) -> StatusPage:
+    """The page with D1 finished; its clock is the test's."""
     await world.put_job()
-    await world.finish(size=5)
+    await world.finish(**fields)
     page = await open_page()
     await page.page.clock.install()
     await page.watch(files="D1")
     await page.says("D1", "Finished")
+    return page
+
+
+async def test_page_requests_an_expired_url_again(
+    open_page: OpenPage, world: World, s3: S3, observed: Observed
+) -> None:
+    upload(s3, "1/D1.csv", b"first")
+    page = await open_on_a_finished_file(open_page, world, size=5)
     await page.connection_is("just now.")
     first = await page.link("D1").get_attribute("href")
     checks = len(list(observed.checks()))
@@ -333,12 +340,7 @@ async def test_page_requests_an_expired_url_again(
 
 
 async def test_page_keeps_what_it_shows_when_a_gateway_answers_a_download(open_page: OpenPage, world: World) -> None:
-    await world.put_job()
-    await world.finish()
-    page = await open_page()
-    await page.page.clock.install()
-    await page.watch(files="D1")
-    await page.says("D1", "Finished")
+    page = await open_on_a_finished_file(open_page, world)
     await page.page.clock.fast_forward("00:31")
     await page.page.route("**/v1/**", lambda route: route.fulfill(status=404, body="<html>no such upstream"))
     await page.link("D1").click()
@@ -349,12 +351,7 @@ async def test_page_keeps_what_it_shows_when_a_gateway_answers_a_download(open_p
 async def test_page_link_to_an_old_generation_shows_the_new_one(
     open_page: OpenPage, server: Server, world: World
 ) -> None:
-    await world.put_job()
-    await world.finish()
-    page = await open_page()
-    await page.page.clock.install()
-    await page.watch(files="D1")
-    await page.says("D1", "Finished")
+    page = await open_on_a_finished_file(open_page, world)
     await world.put_job()
     await seen_by(server, world)
     await page.page.clock.fast_forward("00:31")

@@ -18,7 +18,7 @@ from genstatus_server.jobs_writer import JobsWriter
 from genstatus_server.jobs_writer.command import Options, work
 from tests.jobs_writer.conftest import Database
 from tests.support.embedded_processes import wait_until
-from tests.support.proc import children_of
+from tests.support.proc import spawned_by
 from tests.support.services import S3
 
 SECONDS = 90.0
@@ -129,10 +129,10 @@ def test_worker_run_drains_at_sighup(
     arguments = (f"mine:{function}", "--processes=2")
     with running(tmp_path, mongodb_uri, initialized.name, s3, *arguments, source=PATIENT) as process:
         wait_until((tmp_path / "began").exists, seconds=SECONDS)
-        before = children(process.pid)
+        before = spawned_by(process.pid)
         for _ in range(2):
             os.kill(-process.pid if to_group else process.pid, signal.SIGHUP)
-            wait_until(lambda: len(children(process.pid)) < len(before), seconds=SECONDS)  # The idle one ends.
+            wait_until(lambda: len(spawned_by(process.pid)) < len(before), seconds=SECONDS)  # The idle one ends.
         assert process.poll() is None
         (tmp_path / "go").touch()
         _, log = process.communicate(timeout=SECONDS)
@@ -173,18 +173,6 @@ def test_process_that_is_stopped_while_it_starts_ends(
         process.join()
 
 
-def children(pid: int) -> list[int]:
-    """The worker processes of `worker run`."""
-    return [each for each in children_of(pid) if b"spawn_main" in command_line(each)]
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # It has just ended.
-        return b""
-
-
 @pytest.mark.one_python
 def test_worker_run_goes_on_after_signals_that_are_not_for_it(
     mongodb_uri: str, initialized: Database, s3: S3, tmp_path: Path
@@ -195,7 +183,7 @@ def test_worker_run_goes_on_after_signals_that_are_not_for_it(
         tmp_path, mongodb_uri, initialized.name, s3, "mine:generate", source=PATIENT, prefix=["nohup"]
     ) as process:
         wait_until((tmp_path / "began").exists, seconds=SECONDS)
-        before = children(process.pid)
+        before = spawned_by(process.pid)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             process.send_signal(number)
         os.kill(-process.pid, signal.SIGHUP)
@@ -203,7 +191,7 @@ def test_worker_run_goes_on_after_signals_that_are_not_for_it(
         wait_until(lambda: initialized["jobs"].count_documents({"status": "finished"}) == 1, seconds=SECONDS)
         JobsWriter(initialized).request(2, "E")
         wait_until(lambda: initialized["jobs"].count_documents({"status": "finished"}) == 2, seconds=SECONDS)
-        assert children(process.pid) == before
+        assert spawned_by(process.pid) == before
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=SECONDS)
     assert process.returncode == 0

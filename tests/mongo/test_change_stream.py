@@ -1,7 +1,7 @@
 """The change stream's follower on a scripted connection: opening, order, gaps, lost tokens, a fault at every await."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -482,31 +482,30 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return pauses
 
 
-async def test_follower_checks_for_views_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def view_checks_after(monkeypatch: pytest.MonkeyPatch, seconds: Sequence[float], *events: Any) -> list[int]:
+    """How often views were checked for, after `events` and each of these times."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(change_stream, "_now", lambda: clock.now)
     checks = []
     async with following() as made:
         await made.asked()
-        for seconds in (change_stream.VIEW_CHECK_SECONDS, 0.1, change_stream.VIEW_CHECK_SECONDS, 0.1, 1):
-            clock.now += seconds
+        if events:
+            await made.send(*events)
+        for each in seconds:
+            clock.now += each
             await made.send()
             checks.append(made.connection.view_checks)
-    assert checks == [1, 2, 2, 3, 3]
+    return checks
+
+
+async def test_follower_checks_for_views_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = (change_stream.VIEW_CHECK_SECONDS, 0.1, change_stream.VIEW_CHECK_SECONDS, 0.1, 1)
+    assert await view_checks_after(monkeypatch, seconds) == [1, 2, 2, 3, 3]
 
 
 async def test_follower_checks_for_views_often_after_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(change_stream, "_now", lambda: clock.now)
-    checks = []
-    async with following() as made:
-        await made.asked()
-        await made.send(event("drop", "sessions", None, 8))
-        for seconds in (0.6, 0.6, change_stream.UNSETTLED_SECONDS, 0.6, 0.6):
-            clock.now += seconds
-            await made.send()
-            checks.append(made.connection.view_checks)
-    assert checks == [2, 3, 4, 4, 4]
+    seconds, drop = (0.6, 0.6, change_stream.UNSETTLED_SECONDS, 0.6, 0.6), event("drop", "sessions", None, 8)
+    assert await view_checks_after(monkeypatch, seconds, drop) == [2, 3, 4, 4, 4]
 
 
 async def test_follower_counts_how_often_it_opens_again() -> None:

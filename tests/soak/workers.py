@@ -30,6 +30,7 @@ from genstatus_server.jobs_writer import JobsWriter
 from genstatus_server.mongo.schema import initialize
 from tests.soak.generate import content_of
 from tests.support.embedded_processes import processes_in
+from tests.support.proc import spawned_by
 from tests.support.replica_set import ReplicaSet, running_replica_set
 from tests.support.services import ACCESS_KEY, REGION, SECRET_KEY, in_background
 
@@ -57,8 +58,7 @@ class Workers:
         self.process = subprocess.Popen(self._command, stderr=self._log)
 
     def children(self) -> list[int]:
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return spawned_by(self.process.pid)
 
     def restart(self) -> None:
         self.process.terminate()
