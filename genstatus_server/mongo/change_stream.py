@@ -93,7 +93,7 @@ class ChangeStreamFollower:
     async def follow(self) -> None:
         """Follow the stream until cancelled. No error of MongoDB or of this code ends it."""
         task = asyncio.current_task()
-        # If closing the stream fails while this is cancelled (in Motor's thread), its error replaces that.
+        # If Motor fails to close the stream while this is cancelled, its error replaces the cancellation.
         while task is None or not task.cancelling():
             pause = LONGEST_PAUSE
             try:
